@@ -1,0 +1,74 @@
+"""What a verifier is: one class per file, built once at start, asked by every request."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+import verifiers
+from verifiers.discovery import discover
+from verifiers.types import Candidate, Capabilities, Powers, Score, Task
+
+
+class RequestFields(BaseModel):
+    """What a request may give to a verifier; each class declares its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+FieldsClass: TypeAlias = type[RequestFields]
+"""`type` by another name: in a class with a field `type`, annotations cannot say it."""
+
+
+class Verifier(BaseModel, ABC):
+    """Scores candidates. The pydantic fields are its configuration in the TOML file.
+
+    A subclass declares its name as `type: Literal["name"] = "name"`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    paper: ClassVar[str] = ""
+    """Where the method comes from: title and arXiv id."""
+    Fields: ClassVar[FieldsClass] = RequestFields
+    """The fields of `verifier` in the request, beside `name`."""
+
+    @property
+    def logprobs(self) -> int | None:
+        """What `Sampling.logprobs` the candidates must have been drawn with."""
+        return None
+
+    @property
+    def calls(self) -> int:
+        """The most engine calls that scoring one candidate takes."""
+        return 0
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens that scoring one candidate generates."""
+        return 0
+
+    def unavailable(self, capabilities: Capabilities) -> str | None:
+        """Say why this verifier cannot work with that engine; None if it can."""
+        wanted = self.logprobs
+        if wanted is None:
+            return None
+        if capabilities.logprobs is None:
+            return "the engine gives no log-probabilities"
+        if capabilities.logprobs < wanted:
+            return f"the engine gives {capabilities.logprobs} of the {wanted} alternatives needed"
+        return None
+
+    @abstractmethod
+    async def score(
+        self, task: Task, candidates: Sequence[Candidate], powers: Powers
+    ) -> list[Score]:
+        """Score each candidate, in their order. `task.fields` holds what `Fields` declares."""
+
+
+def verifier_classes() -> dict[str, type[Verifier]]:
+    """Return every verifier of this package by its name."""
+    return discover(verifiers, Verifier)  # type: ignore[type-abstract]
