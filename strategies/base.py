@@ -1,0 +1,171 @@
+"""What a strategy is, how it is found, and how it is run."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import strategies
+from strategies.budget import Budget, Limit
+from strategies.events import EventKind
+from strategies.request import Request
+from strategies.session import Session
+from verifiers.answers import answer_of
+from verifiers.base import Verifier
+from verifiers.discovery import discover
+from verifiers.errors import BudgetSpent, DeadlinePassed
+from verifiers.types import Candidate, Capabilities, Continuation
+
+MAX_SAMPLES = 1024
+"""The widest strategy that a request can name; the server's cap is usually lower."""
+
+Width = Annotated[int, Field(ge=1, le=MAX_SAMPLES, description="Samples to draw.")]
+Temperature = Annotated[
+    float | None,
+    Field(gt=0, le=2, description="Default: the request's temperature if above 0, else 0.8."),
+]
+
+
+class Need(StrEnum):
+    """What a strategy cannot work without."""
+
+    SCORES = "scores"
+    """A verifier; where the request names none, the server's default."""
+    CONTINUATION = "continuation"
+    """An engine that can go on with a reply."""
+    LOGPROBS = "logprobs"
+    """An engine that gives the log-probabilities of its tokens."""
+
+
+class WorstCase(NamedTuple):
+    """The most that a strategy can spend."""
+
+    samples: int
+    tokens: int
+
+
+class Strategy(BaseModel, ABC):
+    """An algorithm that spends samples on one better answer. Its fields are its parameters.
+
+    A subclass declares its name as `type: Literal["name"] = "name"`, its parameters as bounded
+    fields with the published defaults, and `run`. The first line of its docstring is its summary.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    paper: ClassVar[str] = ""
+    """Title and arXiv id of the method's source."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @abstractmethod
+    def samples(self, n: int) -> int:
+        """Return the most samples that it draws when the client wants n answers."""
+
+    def choices(self, n: int) -> int:
+        """Return the most answers it can give when the client wants n."""
+        return self.samples(n)
+
+    @abstractmethod
+    async def run(self, session: Session) -> Sequence[Candidate]:
+        """Return candidates, best first."""
+
+    def worst_case(self, n: int, cap: int, verifier: Verifier | None, budget: Budget) -> WorstCase:
+        """Return the most samples and tokens it can spend; `cap` is the longest reply, in tokens."""
+        samples = min(self.samples(n), budget.max_calls)
+        judged = verifier.max_tokens if verifier is not None and Need.SCORES in self.needs else 0
+        return WorstCase(samples, min(samples * (cap + judged), budget.max_tokens))
+
+    def unavailable(self, capabilities: Capabilities) -> str | None:
+        """Say why it cannot work with that engine; None if it can."""
+        if Need.CONTINUATION in self.needs and capabilities.continuation is Continuation.NONE:
+            return "the engine cannot go on with a reply"
+        if Need.LOGPROBS in self.needs and capabilities.logprobs is None:
+            return "the engine gives no log-probabilities"
+        return None
+
+
+class Parallel(Strategy, ABC):
+    """A strategy that draws independent samples of one prompt and then chooses."""
+
+    n: Width = 8
+    temperature: Temperature = None
+
+    def samples(self, n: int) -> int:  # noqa: ARG002  (its width, whatever the client wants)
+        """Return its width."""
+        return self.n
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to. The costs are in the request's ledger, the story in its events."""
+
+    choices: tuple[Candidate, ...]
+    """The answers that the client asked for, best first; never empty."""
+    candidates: tuple[Candidate, ...]
+    """Everything that answers the request's own prompt."""
+    answer: str | None
+    agreement: float | None
+    abstentions: int
+    stopped_by: Limit | None
+
+
+async def run(strategy: Strategy, session: Session, request: Request) -> Outcome:
+    """Run a strategy to its end, or to the best finished candidate where the budget ended first.
+
+    Raises:
+        DeadlinePassed: nothing was generated before the deadline.
+        BudgetSpent: nothing could be paid for.
+        EngineError: every sample failed.
+    """
+    try:
+        ranked = list(await strategy.run(session))
+    except BudgetSpent as spent:
+        ranked = best_first(request.produced.values())
+        if not ranked and spent.limit == Limit.DEADLINE:
+            raise DeadlinePassed("the deadline passed before there was an answer") from None
+        if not ranked:
+            raise
+    choices = tuple(ranked[: session.n])
+    if not request.concluded:
+        for index, choice in enumerate(choices):
+            request.events.answer(index, choice)
+    votes = request.votes
+    outcome = Outcome(
+        choices,
+        tuple(request.produced.values()),
+        answer_of(choices[0], session.prompt) if votes is None else votes.answer,
+        None if votes is None else votes.agreement,
+        0 if votes is None else votes.abstentions,
+        request.ledger.stopped_by,
+    )
+    request.events.emit(
+        EventKind.FINISHED,
+        choices=[choice.id for choice in choices],
+        answer=outcome.answer,
+        agreement=outcome.agreement,
+        stopped_by=outcome.stopped_by,
+    )
+    return outcome
+
+
+def best_first(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Order candidates: finished ones, then by score, mean log-probability, and text."""
+    return sorted(
+        candidates,
+        key=lambda each: (not each.done, -each.score, -_finite(each.mean_logprob), each.text),
+    )
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else -1e9
+
+
+def strategy_classes() -> dict[str, type[Strategy]]:
+    """Return every strategy of this package by its name."""
+    return discover(strategies, Strategy)  # type: ignore[type-abstract]

@@ -1,0 +1,51 @@
+"""What the sessions of one request share, and what all requests of a server share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from strategies.admission import Admission, Ticket
+from strategies.budget import Ledger
+from strategies.events import EventLog
+from verifiers.base import Verifier
+from verifiers.types import Candidate, Engine, Equivalence, JSONObject, Score
+from verifiers.votes import Votes
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What all requests of a server share."""
+
+    engines: Mapping[str, Engine]
+    equivalence: Equivalence
+    admission: Admission
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """What all sessions of one request share: one account, one place in the queue, one record."""
+
+    service: Service
+    ledger: Ledger
+    events: EventLog
+    verifier: Verifier | None = None
+    fields: JSONObject = field(default_factory=dict)
+    """What the request gave the verifier."""
+    ticket: Ticket = field(default_factory=Ticket)
+    scores: dict[tuple[str, int], Score] = field(default_factory=dict)
+    """Scores by candidate id and length, so that only what is new is scored."""
+    produced: dict[str, Candidate] = field(default_factory=dict)
+    """The latest state of every candidate that answers the request's own prompt."""
+    votes: Votes | None = None
+    """The last vote over answers to the request's own prompt."""
+    concluded: bool = False
+
+
+class Remaining(NamedTuple):
+    """What can still be spent."""
+
+    tokens: int
+    calls: int
+    seconds: float

@@ -1,0 +1,324 @@
+"""The Session: the only object that starts generations.
+
+It counts tokens, reserves budget, keeps the deadline, seeds randomness and records events, so
+that a strategy is nothing but its algorithm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from strategies.budget import Limit, Stage
+from strategies.events import EventKind
+from strategies.powers import SessionPowers
+from strategies.race import Desk, Lane, Race
+from strategies.request import Remaining, Request
+from verifiers.errors import BudgetSpent
+from verifiers.types import (
+    UNSCORED,
+    Candidate,
+    Engine,
+    JSONObject,
+    Prompt,
+    Sampling,
+    Score,
+    Task,
+    sample_seed,
+)
+from verifiers.votes import Votes, gather_votes
+
+DIVERSITY = 0.8
+"""Temperature of strategies that need different samples, where the request names none above 0."""
+
+
+class Session:
+    """One prompt under a request's budget. See DESIGN, "The four nouns"."""
+
+    def __init__(
+        self,
+        request: Request,
+        engine: Engine,
+        prompt: Prompt,
+        sampling: Sampling,
+        *,
+        n: int = 1,
+        path: str = "0",
+        stage: Stage = Stage.SAMPLE,
+    ) -> None:
+        """Open a session; `sampling` is the request's own, its `max_tokens` caps each reply."""
+        self.prompt = prompt
+        self.n = n
+        self._request = request
+        self._engine = engine
+        self._sampling = sampling
+        self._path = path
+        self._stage = stage
+        self._calls = 0
+        source = random.SystemRandom().getrandbits(63) if sampling.seed is None else sampling.seed
+        self.rng = random.Random(sample_seed(source, path))
+
+    @property
+    def remaining(self) -> Remaining:
+        """What can still be spent by this request."""
+        ledger = self._request.ledger
+        return Remaining(ledger.tokens, ledger.calls, ledger.budget.deadline_s - ledger.seconds)
+
+    @property
+    def spent(self) -> bool:
+        """Whether a limit was reached: decide with what there is."""
+        return self._request.ledger.stopped_by is not None
+
+    async def sample(self, n: int, *, separately: bool = False, **sampling: Any) -> list[Candidate]:
+        """Draw n replies; return what was paid for, unfinished ones with `done=False`.
+
+        Keywords are fields of `Sampling`; `temperature=None` asks for diversity: the request's
+        temperature if it is above 0, else 0.8.
+
+        Raises:
+            BudgetSpent: not one sample could be paid.
+            EngineError: every sample failed.
+        """
+        return await self._draw(n, separately=separately, **sampling)
+
+    async def extend(
+        self,
+        candidates: Sequence[Candidate],
+        stop: Sequence[str] = (),
+        *,
+        tokens: int | None = None,
+        **sampling: Any,
+    ) -> list[Candidate]:
+        """Go on with every candidate up to `stop`, `tokens` more tokens, or its end.
+
+        The order is kept. Finished candidates come back as they are, free.
+
+        Raises:
+            BudgetSpent: there was something to extend and nothing to pay with.
+        """
+        race = self._race(candidates, stop, tokens=tokens, **sampling)
+        if race.lanes:
+            await race.run()
+        return self._merge(candidates, race)
+
+    @asynccontextmanager
+    async def race(
+        self, candidates: Sequence[Candidate], stop: Sequence[str] = (), **sampling: Any
+    ) -> AsyncIterator[Race]:
+        """Run candidates side by side: iterate for progress, `stop` one; leaving stops the rest.
+
+        Take fresh ones from `blank`. The race's `candidates` are how they stand at the end.
+        """
+        race = self._race(candidates, stop, separately=True, incremental=True, **sampling)
+        running = asyncio.create_task(race.run())
+        try:
+            yield race
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            self._produce(race.candidates)
+        if not running.cancelled():
+            running.result()
+
+    def blank(self, n: int) -> list[Candidate]:
+        """Return n candidates that have not begun."""
+        path = self._next_path()
+        return [Candidate(f"{path}.{index}") for index in range(n)]
+
+    async def score(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates with scores; only what is new is scored.
+
+        What the budget cannot pay, and what the verifier abstains on, stays unscored.
+        """
+        request = self._request
+        verifier = request.verifier
+        assert verifier is not None, "a strategy that scores declares it in `needs`"
+        new = list(
+            {_version(c): c for c in candidates if _version(c) not in request.scores}.values()
+        )
+        try:
+            if not verifier.calls and new:
+                new = new[: request.ledger.call(Stage.VERIFY, len(new))]
+            task = Task(self.prompt, request.fields)
+            scores = (
+                await verifier.score(task, new, SessionPowers(self, request.service.equivalence))
+                if new
+                else []
+            )
+        except BudgetSpent:
+            scores = []
+        for candidate, score in zip(new, scores, strict=bool(scores)):
+            request.scores[_version(candidate)] = score
+            request.events.emit(
+                EventKind.SCORED,
+                id=candidate.id,
+                score=score.value,
+                steps=score.steps,
+                abstained=score.abstained,
+            )
+        scored = [_scored(each, request.scores.get(_version(each))) for each in candidates]
+        self._produce(scored)
+        return scored
+
+    async def votes(self, candidates: Sequence[Candidate], *, weighted: bool = False) -> Votes:
+        """Gather equal answers; with `weighted`, a vote weighs what its score says."""
+        weights = None
+        if weighted and any(each.score > 0 for each in candidates):
+            weights = {each.id: max(each.score, 0.0) for each in candidates}
+        request = self._request
+        votes = await gather_votes(candidates, self.prompt, request.service.equivalence, weights)
+        request.events.emit(
+            EventKind.VOTED,
+            classes=[
+                {"answer": each.answer, "weight": each.weight, "votes": len(each.members)}
+                for each in votes.classes
+            ],
+            abstentions=votes.abstentions,
+        )
+        if self._path == "0":
+            request.votes = votes
+        return votes
+
+    def fork(
+        self,
+        messages: Sequence[JSONObject],
+        *,
+        engine: str | None = None,
+        stage: Stage | None = None,
+        **sampling: Any,
+    ) -> Session:
+        """Open a session on another prompt: same budget, same ledger, its own seeds.
+
+        Tools and formats stay with the request's own prompt.
+        """
+        stage = self._stage if stage is None else stage
+        own = self._sampling
+        if stage is Stage.VERIFY:
+            own = Sampling(max_tokens=own.max_tokens, seed=own.seed)
+        return Session(
+            self._request,
+            self._engine if engine is None else self._request.service.engines[engine],
+            Prompt(
+                tuple(messages),
+                adapter=self.prompt.adapter if engine is None else None,
+                template_arguments=self.prompt.template_arguments if engine is None else {},
+            ),
+            replace(own, **sampling),
+            path=self._next_path(),
+            stage=stage,
+        )
+
+    async def conclude(self, source: Candidate | Session, n: int = 1) -> list[Candidate]:
+        """Decide: from here on the answer streams to the client.
+
+        A session is sampled n times; an unfinished candidate is finished; a finished one is sent.
+        """
+        self._request.concluded = True
+        if isinstance(source, Session):
+            return await source._draw(n, live=True)
+        if source.done:
+            self._request.events.answer(0, source)
+            return [source]
+        race = self._race([source], live=True)
+        await race.run()
+        return self._merge([source], race)
+
+    async def _draw(self, n: int, **options: Any) -> list[Candidate]:
+        blank = self.blank(n)
+        race = self._race(blank, **options)
+        await race.run()
+        drawn = [each for each in race.candidates if each.tokens or each.done]
+        failed = [lane.error for lane in race.lanes if lane.error is not None]
+        if not drawn and failed:
+            raise failed[0]
+        if not drawn:
+            raise BudgetSpent(self._request.ledger.stopped_by or Limit.TOKENS)
+        self._produce(drawn)
+        return drawn
+
+    def _race(
+        self,
+        candidates: Sequence[Candidate],
+        stop: Sequence[str] = (),
+        *,
+        tokens: int | None = None,
+        separately: bool = False,
+        live: bool = False,
+        **sampling: Any,
+    ) -> Race:
+        """Pay for the calls and line the candidates up; everything here is synchronous."""
+        request = self._request
+        live = live and request.events.followed
+        drawn = self._sampling_with(incremental=live, **sampling)
+        moving = [(i, each) for i, each in enumerate(candidates) if not each.done]
+        if moving:
+            if request.ledger.tokens <= 0:
+                request.ledger.stop(Limit.TOKENS)
+            moving = moving[: request.ledger.call(self._stage, len(moving))]
+        lanes = []
+        for index, candidate in moving:
+            whole = drawn.max_tokens - candidate.tokens
+            lanes.append(Lane.of(index, candidate, whole if tokens is None else min(whole, tokens)))
+        desk = Desk(
+            self._engine,
+            request.ledger,
+            self._stage,
+            request.service.admission,
+            request.ticket,
+            request.events,
+        )
+        return Race(
+            desk,
+            self.prompt,
+            lanes,
+            drawn,
+            tuple(stop),
+            self._aside(len(lanes)),
+            separately,
+            request.events.answer if live else None,
+        )
+
+    def _sampling_with(self, **changes: Any) -> Sampling:
+        if "temperature" in changes and changes["temperature"] is None:
+            changes["temperature"] = self._sampling.temperature or DIVERSITY
+        if self._sampling.seed is not None:
+            changes["seed"] = sample_seed(self._sampling.seed, self._next_path())
+        return replace(self._sampling, **changes)
+
+    def _aside(self, lanes: int) -> int:
+        """Leave the verifier what it needs for these samples, at most half of what is left."""
+        verifier = self._request.verifier
+        if verifier is None or self._stage is Stage.VERIFY:
+            return 0
+        return min(lanes * verifier.max_tokens, self._request.ledger.tokens // 2)
+
+    def _next_path(self) -> str:
+        """Name the next thing that this session does: ids and seeds depend on it."""
+        path = f"{self._path}.{self._calls}"
+        self._calls += 1
+        return path
+
+    def _merge(self, candidates: Sequence[Candidate], race: Race) -> list[Candidate]:
+        merged = list(candidates)
+        for lane, candidate in zip(race.lanes, race.candidates, strict=True):
+            merged[lane.index] = candidate
+        self._produce(merged)
+        return merged
+
+    def _produce(self, candidates: Sequence[Candidate]) -> None:
+        if self._path == "0":
+            self._request.produced.update((each.id, each) for each in candidates)
+
+
+def _version(candidate: Candidate) -> tuple[str, int]:
+    return candidate.id, candidate.tokens
+
+
+def _scored(candidate: Candidate, score: Score | None) -> Candidate:
+    if score is None or score.abstained:
+        return replace(candidate, score=UNSCORED)
+    return replace(candidate, score=score.value, steps=score.steps)
