@@ -253,7 +253,9 @@ class Session:
         """Pay for the calls and line the candidates up; everything here is synchronous."""
         request = self._request
         live = live and request.events.followed
-        drawn = self._sampling_with(incremental=live, **sampling)
+        if live:
+            sampling["incremental"] = True
+        drawn = self._sampling_with(**sampling)
         moving = [(i, each) for i, each in enumerate(candidates) if not each.done]
         if moving:
             if request.ledger.tokens <= 0:
