@@ -76,7 +76,7 @@ class Strategy(BaseModel, ABC):
         """Return candidates, best first."""
 
     def worst_case(self, n: int, cap: int, verifier: Verifier | None, budget: Budget) -> WorstCase:
-        """Return the most samples and tokens it can spend; `cap` is the longest reply, in tokens."""
+        """Return the most samples and tokens it can spend, with replies of at most `cap` tokens."""
         samples = min(self.samples(n), budget.max_calls)
         judged = verifier.max_tokens if verifier is not None and Need.SCORES in self.needs else 0
         return WorstCase(samples, min(samples * (cap + judged), budget.max_tokens))

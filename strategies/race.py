@@ -8,9 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from strategies.admission import Admission, Ticket
-from strategies.budget import Ledger, Limit, Reservation, Stage
+from strategies.budget import Ledger, Limit, Stage
 from strategies.concurrency import task_group
 from strategies.events import EventKind, EventLog
+from strategies.lane import Lane
 from verifiers.errors import EngineError, EngineTimeout, ForethoughtError
 from verifiers.types import (
     Candidate,
@@ -18,12 +19,9 @@ from verifiers.types import (
     Chunk,
     Continuation,
     Engine,
-    FinishReason,
-    Message,
     Prompt,
     Reply,
     Sampling,
-    TokenLogprob,
     sample_seed,
 )
 
@@ -38,69 +36,6 @@ class Desk:
     admission: Admission
     ticket: Ticket
     events: EventLog
-
-
-@dataclass(eq=False, slots=True)
-class Lane:
-    """One candidate while it is being generated."""
-
-    index: int
-    start: Candidate
-    cap: int
-    """New tokens that it may get in this race."""
-    text: str
-    token_ids: list[int]
-    logprobs: list[TokenLogprob]
-    message: Message | None = None
-    tokens: int = 0
-    """New tokens so far."""
-    finish_reason: FinishReason | None = None
-    stop_reason: str | int | None = None
-    ended: bool = False
-    error: ForethoughtError | None = None
-    reservation: Reservation | None = None
-    task: asyncio.Task[None] | None = None
-    stopped: bool = False
-
-    @classmethod
-    def of(cls, index: int, candidate: Candidate, cap: int) -> Lane:
-        """Open a lane that goes on where the candidate stands."""
-        return cls(
-            index,
-            candidate,
-            cap,
-            candidate.text,
-            list(candidate.token_ids),
-            list(candidate.logprobs),
-            candidate.message,
-        )
-
-    @property
-    def blank(self) -> bool:
-        """Whether nothing has been said yet."""
-        return self.start.tokens + self.tokens == 0
-
-    def snapshot(self) -> Candidate:
-        """Return the candidate as it stands."""
-        return replace(
-            self.start,
-            text=self.text,
-            token_ids=tuple(self.token_ids),
-            tokens=self.start.tokens + self.tokens,
-            logprobs=tuple(self.logprobs),
-            message=self.message,
-            finish_reason=self.finish_reason,
-            stop_reason=self.stop_reason,
-        )
-
-    def take(self, chunk: Chunk) -> None:
-        """Add what the engine said."""
-        self.text += chunk.text
-        self.token_ids.extend(chunk.token_ids)
-        self.logprobs.extend(chunk.logprobs)
-        self.tokens += chunk.usage.completion_tokens
-        if chunk.message is not None:
-            self.message = chunk.message
 
 
 @dataclass(eq=False, slots=True)

@@ -15,19 +15,18 @@ from typing import Any
 
 from strategies.budget import Limit, Stage
 from strategies.events import EventKind
+from strategies.lane import Lane
 from strategies.powers import SessionPowers
-from strategies.race import Desk, Lane, Race
+from strategies.race import Desk, Race
 from strategies.request import Remaining, Request
+from strategies.scoring import score_new
 from verifiers.errors import BudgetSpent
 from verifiers.types import (
-    UNSCORED,
     Candidate,
     Engine,
     JSONObject,
     Prompt,
     Sampling,
-    Score,
-    Task,
     sample_seed,
 )
 from verifiers.votes import Votes, gather_votes
@@ -135,32 +134,8 @@ class Session:
         What the budget cannot pay, and what the verifier abstains on, stays unscored.
         """
         request = self._request
-        verifier = request.verifier
-        assert verifier is not None, "a strategy that scores declares it in `needs`"
-        new = list(
-            {_version(c): c for c in candidates if _version(c) not in request.scores}.values()
-        )
-        try:
-            if not verifier.calls and new:
-                new = new[: request.ledger.call(Stage.VERIFY, len(new))]
-            task = Task(self.prompt, request.fields)
-            scores = (
-                await verifier.score(task, new, SessionPowers(self, request.service.equivalence))
-                if new
-                else []
-            )
-        except BudgetSpent:
-            scores = []
-        for candidate, score in zip(new, scores, strict=bool(scores)):
-            request.scores[_version(candidate)] = score
-            request.events.emit(
-                EventKind.SCORED,
-                id=candidate.id,
-                score=score.value,
-                steps=score.steps,
-                abstained=score.abstained,
-            )
-        scored = [_scored(each, request.scores.get(_version(each))) for each in candidates]
+        powers = SessionPowers(self, request.service.equivalence)
+        scored = await score_new(request, self.prompt, candidates, powers)
         self._produce(scored)
         return scored
 
@@ -314,13 +289,3 @@ class Session:
     def _produce(self, candidates: Sequence[Candidate]) -> None:
         if self._path == "0":
             self._request.produced.update((each.id, each) for each in candidates)
-
-
-def _version(candidate: Candidate) -> tuple[str, int]:
-    return candidate.id, candidate.tokens
-
-
-def _scored(candidate: Candidate, score: Score | None) -> Candidate:
-    if score is None or score.abstained:
-        return replace(candidate, score=UNSCORED)
-    return replace(candidate, score=score.value, steps=score.steps)
