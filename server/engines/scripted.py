@@ -1,0 +1,87 @@
+"""A deterministic engine without a model: the test double of the seam."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeAlias
+
+from server.engines.scripts import Replies, Script, arithmetic, joined
+from verifiers.errors import BadRequest
+from verifiers.types import Capabilities, Chunk, Continuation, Prompt, Sampling
+
+Failure: TypeAlias = Callable[[Prompt, int], Exception | None]
+
+_CAPABILITIES = Capabilities(
+    32_768,
+    Continuation.TOKEN_IDS,
+    seeds=True,
+    logprobs=20,
+    counts_live=True,
+    grammars=True,
+    tools=True,
+)
+
+
+class ScriptedEngine:
+    """Says what its script says, token by token; `log` and `running` are the truth for tests."""
+
+    def __init__(
+        self,
+        script: Script = arithmetic,
+        *,
+        model: str = "scripted",
+        delay: float = 0.0,
+        fail: Failure | None = None,
+        capabilities: Capabilities = _CAPABILITIES,
+    ) -> None:
+        self.model, self.capabilities = model, capabilities
+        self.log: Counter[str] = Counter()
+        """Samples started, finished, failed and aborted, and the tokens generated in them."""
+        self.delay, self.fail, self._replies = delay, fail, Replies(script)
+
+    @property
+    def running(self) -> int:
+        """Samples that generate now."""
+        return self.log["started"] - sum(self.log[e] for e in ("finished", "failed", "aborted"))
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """Count words, and the tokens of the reply to go on with."""
+        words = sum(len(str(message.get("content") or "").split()) for message in prompt.messages)
+        return words + len(prompt.reply.token_ids if prompt.reply else ())
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, n: int = 1
+    ) -> AsyncGenerator[Chunk, None]:
+        """Let every live sample make one token per `delay` seconds."""
+        prompt_tokens = await self.count_tokens(prompt)
+        room = self.capabilities.context_length - prompt_tokens
+        if not prompt.messages or room < 1:
+            raise BadRequest("the messages are empty or exceed the context", param="messages")
+        live = {i: self._replies.plan(prompt, sampling, i, prompt_tokens, room) for i in range(n)}
+        self.log["started"] += n
+        try:
+            for index in tuple(live):
+                if self.fail is not None and (error := self.fail(prompt, index)):
+                    del live[index]
+                    self.log["failed"] += 1
+                    yield Chunk(index, error=error)
+            step = 0
+            while live:
+                await asyncio.sleep(self.delay)
+                for index, chunks in tuple(live.items()):
+                    self.log["tokens"] += chunks[step].usage.completion_tokens
+                    if last := step + 1 == len(chunks):
+                        del live[index]
+                        self.log["finished"] += 1
+                    if sampling.incremental:
+                        yield chunks[step]
+                    elif last:
+                        yield joined(chunks)
+                step += 1
+        finally:
+            self.log["aborted"] += len(live)
