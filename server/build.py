@@ -1,0 +1,172 @@
+"""From settings to everything that runs, and back to nothing when the server ends.
+
+find_models   fetch what the engines load; may take minutes, and Ctrl-C ends it at once
+open_state    start the engines, build the verifiers, open the traces; close all of it at the end
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+
+from server.configuration import ConfigurationError
+from server.consistency import build_verifiers, check
+from server.engines.http import HTTPEngine
+from server.engines.http_upstream import Upstream
+from server.engines.scripted import ScriptedEngine
+from server.metrics import Metrics
+from server.models import ModelDirectory, Progress, SilentProgress, resolve
+from server.models.catalogue import read_catalogue
+from server.settings import MAIN_ENGINE, EngineSettings, Settings
+from server.state import State
+from server.traces import TraceStore
+from strategies.admission import Admission
+from strategies.base import strategy_classes
+from strategies.request import Service
+from verifiers.base import verifier_classes
+from verifiers.equality import AnswerEquality
+from verifiers.errors import EngineError
+from verifiers.types import Engine
+
+CPU_SLOTS = 32
+"""Where a CPU's throughput stops growing with the batch."""
+SLOTS = 256
+
+
+def check_settings(settings: Settings) -> None:
+    """Check what can be checked before anything is fetched or started. Raises ConfigurationError.
+
+    What is wrong in the settings is told in a second, not after the model is loaded.
+    """
+    check(settings, strategy_classes(), build_verifiers(settings, verifier_classes()))
+
+
+def find_models(settings: Settings, progress: Progress | None = None) -> dict[str, ModelDirectory]:
+    """Fetch the models that vLLM is to load, and import vLLM; by the engine's name.
+
+    Raises:
+        ModelError: a model cannot be had.
+        ConfigurationError: vLLM is not installed.
+    """
+    progress = progress or SilentProgress()
+    found = {}
+    for name, engine in _engines(settings).items():
+        if engine.engine == "vllm":
+            wanted = engine.model or read_catalogue().default
+            found[name] = resolve(wanted, progress)
+    if found:
+        with progress.stage("Importing vLLM"):
+            _import_vllm(settings)
+    return found
+
+
+@asynccontextmanager
+async def open_state(
+    settings: Settings,
+    models: Mapping[str, ModelDirectory],
+    progress: Progress | None = None,
+) -> AsyncIterator[State]:
+    """Start everything that the settings ask for; it is closed when the block ends.
+
+    Raises:
+        ConfigurationError: the settings do not fit together.
+        EngineError: an engine does not start.
+        TraceError: the file for traces cannot be used.
+    """
+    progress = progress or SilentProgress()
+    strategies = strategy_classes()
+    verifiers = build_verifiers(settings, verifier_classes())
+    check(settings, strategies, verifiers)
+    async with AsyncExitStack() as stack:
+        traces = None
+        if settings.traces is not None:
+            traces = await stack.enter_async_context(
+                aclosing(await TraceStore.open(settings.traces))
+            )
+        equality = await stack.enter_async_context(aclosing(AnswerEquality()))
+        engines: dict[str, Engine] = {}
+        for name, engine in _engines(settings).items():
+            with progress.stage(f"Starting engine {name} ({engine.engine})"):
+                try:
+                    started = await start_engine(engine, models.get(name))
+                except EngineError as error:
+                    place = engine.upstream or engine.engine
+                    raise EngineError(f"engine {name} ({place}): {error.message}") from error
+            engines[name] = await stack.enter_async_context(aclosing(started))
+        await equality.start()
+        admission = _admission(settings)
+        yield State(
+            settings=settings,
+            service=Service(engines, equality, admission),
+            strategies=strategies,
+            verifiers=verifiers,
+            metrics=Metrics(admission, strategies),
+            traces=traces,
+        )
+
+
+async def start_engine(settings: EngineSettings, model: ModelDirectory | None) -> Engine:
+    """Start one engine; `model` is what vLLM loads. Raises EngineError."""
+    match settings.engine:
+        case "scripted":
+            return ScriptedEngine(model=settings.model or "scripted", delay=settings.delay_s)
+        case "http":
+            return await _start_http(settings)
+        case "vllm":
+            from server.engines.vllm import VLLMEngine
+
+            assert model is not None, "find_models finds one for each vLLM engine"
+            options = settings.options
+            if options.tool_parser is None:
+                options = options.model_copy(update={"tool_parser": model.tool_parser})
+            return await VLLMEngine.start(model.path, model.name, options)
+
+
+async def _start_http(settings: EngineSettings) -> HTTPEngine:
+    assert settings.upstream is not None, "the settings were validated"
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    model = settings.model or await _only_model(settings.upstream, key)
+    return await HTTPEngine.start(settings.upstream, model, api_key=key)
+
+
+async def _only_model(url: str, key: str | None) -> str:
+    async with aclosing(Upstream(url, api_key=key)) as upstream:
+        listed = await upstream.get("/models")
+    match listed:
+        case {"data": [{"id": str(name)}]}:
+            return name
+        case {"data": [{"id": _}, *_] as cards}:
+            names = ", ".join(str(card.get("id")) for card in cards)
+            raise ConfigurationError([f"model: {url} has {names}; name one of them"])
+    raise ConfigurationError([f"model: {url} does not list its models; name one"])
+
+
+def _engines(settings: Settings) -> dict[str, EngineSettings]:
+    return {MAIN_ENGINE: settings, **settings.engines}
+
+
+def _import_vllm(settings: Settings) -> None:
+    """Import vLLM, with less to say than it has by default."""
+    os.environ.setdefault(
+        "VLLM_LOGGING_LEVEL", "DEBUG" if settings.log_level == "debug" else "WARNING"
+    )
+    try:
+        importlib.import_module("server.engines.vllm")
+    except ImportError as error:
+        raise ConfigurationError([f"engine: {error}"]) from error
+
+
+def _admission(settings: Settings) -> Admission:
+    chosen = settings.admission
+    slots = chosen.slots or (CPU_SLOTS if _on_cpu(settings) else SLOTS)
+    return Admission(slots, chosen.per_request or slots, chosen.queue_limit)
+
+
+def _on_cpu(settings: Settings) -> bool:
+    if settings.engine != "vllm":
+        return False
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())

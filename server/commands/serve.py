@@ -1,0 +1,193 @@
+"""`forethought serve`: read the settings, get the model, start the engine, serve, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+import uvloop
+
+from server.app import create_app
+from server.build import check_settings, find_models, open_state
+from server.commands.first_request import first_request
+from server.configuration import ConfigurationError, load_settings
+from server.models import ModelDirectory, ModelError, Progress, TerminalProgress
+from server.settings import MAIN_ENGINE, Settings
+from server.traces import TraceError
+from verifiers.errors import EngineError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_CANCEL_SECONDS = 5.0
+"""How long requests may take to end once they are cancelled."""
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="Catalogue name, hub id or directory; http: upstream's name.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, http or scripted (no model).")] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="For --engine http: URL up to and with /v1.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="critical, error, warning, info or debug.")
+    ] = None,
+) -> None:
+    """Serve a model with test-time scaling behind OpenAI's chat API.
+
+    Every option is also a setting FORETHOUGHT_… and a key of the TOML file. By default it serves
+    the catalogue's default model with vLLM on http://127.0.0.1:8000.
+    """
+    started = time.monotonic()
+    try:
+        settings = load_settings(
+            config,
+            model=model,
+            engine=engine,
+            upstream=upstream,
+            host=host,
+            port=port,
+            log_level=log_level,
+        )
+        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        check_settings(settings)
+        progress = TerminalProgress()
+        with _bound(settings.host, settings.port) as listener:
+            models = find_models(settings, progress)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                code = runner.run(_serve(settings, models, listener, progress, started))
+            # An impatient third Ctrl-C while Python ends must not change the exit code.
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+    except (ConfigurationError, ModelError, EngineError, TraceError) as error:
+        sys.stderr.write(f"forethought: {error}\n")
+        raise typer.Exit(1) from error
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    """Bind, but do not listen yet: a taken port is told before the model is loaded."""
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigurationError([f"host: {host}: {error.strerror}"]) from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            reason = f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
+            raise ConfigurationError([reason]) from error
+        yield listener
+
+
+async def _serve(
+    settings: Settings,
+    models: Mapping[str, ModelDirectory],
+    listener: socket.socket,
+    progress: Progress,
+    started: float,
+) -> int:
+    """Serve until a signal comes; return the exit code."""
+    shutdown = _Shutdown()
+    try:
+        async with open_state(settings, models, progress) as state:
+            url = _url(listener)
+            served = state.service.engines[MAIN_ENGINE].model
+            config = uvicorn.Config(
+                create_app(state),
+                http="httptools",
+                log_level=max(logging.WARNING, logging.getLevelName(settings.log_level.upper())),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=math.ceil(settings.drain_s),
+            )
+            seconds = time.monotonic() - started
+            server = _Server(config, lambda: first_request(url, served, seconds))
+            await shutdown.serve(server, listener)
+    except asyncio.CancelledError:
+        return shutdown.code
+    return 0
+
+
+class _Shutdown:
+    """What SIGINT and SIGTERM do: end the start, later drain the server, the second time at once.
+
+    The engine's own processes do not see a terminal's Ctrl-C: they end when the server has.
+    """
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._starting = task
+        self._server: uvicorn.Server | None = None
+        self.code = 0
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    async def serve(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        """Serve until a signal, let running requests end, and cancel those that do not."""
+        self._server = server
+        await server.serve([listener])
+        tasks = set(server.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._server is None:
+            self.code = 128 + number
+            self._starting.cancel()
+        elif self._server.should_exit:
+            self._server.force_exit = True
+        else:
+            self._server.should_exit = True
+            if self._server.server_state.tasks:
+                sys.stderr.write("Finishing running requests; once more to drop them.\n")
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, with the signals left to us, as it raises them again before engines are closed."""
+
+    def __init__(self, config: uvicorn.Config, announcement: Callable[[], str]) -> None:
+        super().__init__(config)
+        self._announcement = announcement
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        sys.stdout.write(self._announcement())
+        sys.stdout.flush()
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"

@@ -1,0 +1,128 @@
+"""`GET` routes that list what this server has: models, strategies, verifiers, traces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.chat import json_response
+from server.errors import NotFound
+from server.resolve import Target, targets
+from server.state import State
+from strategies.base import Strategy
+from verifiers.base import Verifier
+from verifiers.discovery import summary
+from verifiers.errors import UnknownModel, UnknownStrategy
+from verifiers.types import Capabilities
+
+
+async def list_models(http: Request) -> Response:
+    """List engines' models, their adapters and the presets."""
+    state = _state(http)
+    strategy = http.path_params.get("strategy")
+    if strategy is not None and strategy not in state.strategies:
+        raise UnknownStrategy(f"there is no strategy {strategy!r}", param="strategy")
+    unique = {target.name: target for target in targets(state).values()}
+    return _list(_model(target) for target in unique.values())
+
+
+async def show_model(http: Request) -> Response:
+    """Describe one model."""
+    name = http.path_params["model"]
+    target = targets(_state(http)).get(name)
+    if target is None:
+        raise UnknownModel(f"the model {name!r} does not exist", param="model")
+    return json_response(_model(target))
+
+
+async def list_strategies(http: Request) -> Response:
+    """List every strategy with its parameters, and whether the main engine can run it."""
+    state = _state(http)
+    able = _main(state)
+    return _list(_strategy(name, cls, able) for name, cls in state.strategies.items())
+
+
+async def list_verifiers(http: Request) -> Response:
+    """List every configured verifier with the fields that a request may give it."""
+    state = _state(http)
+    able = _main(state)
+    return _list(_verifier(name, each, able) for name, each in state.verifiers.items())
+
+
+async def show_trace(http: Request) -> Response:
+    """Show what a request did, event by event."""
+    traces, trace_id = _state(http).traces, http.path_params["trace_id"]
+    if traces is None:
+        raise NotFound("this server keeps no traces: see the setting `traces`")
+    trace = await traces.load(trace_id)
+    if trace is None:
+        raise NotFound(f"there is no trace {trace_id!r}")
+    return json_response(trace)
+
+
+def _state(http: Request) -> State:
+    state: State = http.app.state.forethought
+    return state
+
+
+def _main(state: State) -> Capabilities:
+    return next(iter(state.service.engines.values())).capabilities
+
+
+def _list(entries: Iterable[dict[str, Any]]) -> Response:
+    return json_response({"object": "list", "data": list(entries)})
+
+
+def _model(target: Target) -> dict[str, Any]:
+    able, preset = target.engine.capabilities, target.preset
+    return {
+        "id": target.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "forethought",
+        "root": target.engine.model,
+        "adapter": target.adapter,
+        "max_model_len": able.context_length,
+        "defaults": dict(able.defaults),
+        "preset": None if preset is None else preset.model_dump(exclude_none=True),
+    }
+
+
+def _strategy(name: str, cls: type[Strategy], able: Capabilities) -> dict[str, Any]:
+    reason = cls().unavailable(able)
+    return {
+        "name": name,
+        "summary": summary(cls),
+        "paper": cls.paper,
+        "schema": cls.model_json_schema(),
+        "defaults": _defaults(cls),
+        "needs": sorted(cls.needs),
+        "available": reason is None,
+        "reason": reason,
+    }
+
+
+def _verifier(name: str, verifier: Verifier, able: Capabilities) -> dict[str, Any]:
+    reason = verifier.unavailable(able)
+    return {
+        "name": name,
+        "summary": summary(type(verifier)),
+        "paper": verifier.paper,
+        "schema": verifier.Fields.model_json_schema(),
+        "defaults": _defaults(verifier.Fields),
+        "needs": ["logprobs"] * (verifier.logprobs is not None),
+        "available": reason is None,
+        "reason": reason,
+    }
+
+
+def _defaults(cls: type[BaseModel]) -> dict[str, Any]:
+    return {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in cls.model_fields.items()
+        if name != "type" and not field.is_required()
+    }

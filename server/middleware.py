@@ -1,0 +1,67 @@
+"""What surrounds every request: its id, a line in the log, the counts of chat requests."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.metrics import Metrics
+
+_HEADER = b"x-request-id"
+_TAKEN = re.compile(rb"[!-~]{1,128}")
+"""A client's own id is kept if it is short and cannot break a log line."""
+_CHAT = "/chat/completions"
+
+_log = logging.getLogger("forethought.access")
+
+
+class RequestLine:
+    """Gives each request its id, and tells log and metrics how it ended."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        received = time.monotonic()
+        request_id = _request_id(scope)
+        scope["request_id"] = request_id.decode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                scope.setdefault("status", message["status"])
+                message["headers"] = [*message["headers"], (_HEADER, request_id)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            self._tell(scope, time.monotonic() - received)
+
+    def _tell(self, scope: Scope, seconds: float) -> None:
+        status = scope.get("status", 500)
+        if scope["path"].endswith(_CHAT):
+            self._metrics.request(scope.get("strategy", ""), status, seconds)
+        _log.info(
+            "%s %s %.100r %d %.3f s",
+            scope["request_id"],
+            scope["method"],
+            scope["path"],
+            status,
+            seconds,
+        )
+
+
+def _request_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == _HEADER and _TAKEN.fullmatch(value):
+            return bytes(value)
+    return secrets.token_hex(8).encode()

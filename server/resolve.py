@@ -1,0 +1,150 @@
+"""What a request means by its names: model, strategy, verifier, budget.
+
+The path, a preset (a model name) and the body may each speak; names have to agree, of the
+parameters the body's win over the preset's, those over the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from server.body import validated
+from server.settings import Preset
+from server.state import State
+from server.wire import BudgetFields
+from strategies.base import Need, Strategy
+from strategies.budget import Budget
+from verifiers.base import Verifier
+from verifiers.errors import BadRequest, UnknownModel, UnknownStrategy
+from verifiers.types import Capabilities, Engine, JSONObject
+
+Named: TypeAlias = str | Mapping[str, Any] | None
+"""How the body names a strategy or a verifier: a name, an object, or not at all."""
+
+AUTO = "auto"
+"""Another name of the strategy that spends by difficulty."""
+AUTO_STRATEGY = "compute_optimal"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who answers: an engine, perhaps with an adapter, perhaps by way of a preset."""
+
+    name: str
+    engine: Engine
+    adapter: str | None = None
+    preset: Preset | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Who scores: a verifier under its configured name, with what the request tells it."""
+
+    name: str | None = None
+    verifier: Verifier | None = None
+    fields: JSONObject = field(default_factory=dict)
+
+
+def targets(state: State) -> dict[str, Target]:
+    """Return everything that `model` can name."""
+    found: dict[str, Target] = {}
+    for name, engine in state.service.engines.items():
+        found.setdefault(engine.model, Target(engine.model, engine))
+        for adapter in engine.capabilities.adapters:
+            found.setdefault(adapter, Target(adapter, engine, adapter))
+        found.setdefault(name, Target(engine.model, engine))
+    for name, preset in state.settings.presets.items():
+        base = next(iter(found.values())) if preset.model is None else found[preset.model]
+        found[name] = Target(name, base.engine, base.adapter, preset)
+    return found
+
+
+def choose_target(known: Mapping[str, Target], name: str | None) -> Target:
+    """Find the model; without a name it is the main one. Raises UnknownModel."""
+    if name is None:
+        return next(iter(known.values()))
+    if name not in known:
+        raise UnknownModel(f"the model {name!r} does not exist", param="model")
+    return known[name]
+
+
+def choose_strategy(
+    state: State, path: str | None, preset: Preset | None, given: Named
+) -> tuple[str, Strategy]:
+    """Build the strategy with its parameters; return its name too.
+
+    Raises:
+        UnknownStrategy: the path names none.
+        BadRequest: names differ, or a parameter is unknown, of a wrong type or out of range.
+    """
+    classes = state.strategies
+    body = {"type": given} if isinstance(given, str) else dict(given or {})
+    said = {} if preset is None else dict(preset.strategy)
+    if path is not None and _unalias(path, classes) not in classes:
+        raise UnknownStrategy(f"there is no strategy {path!r}", param="strategy")
+    spoken = (path, said.pop("type", None), body.pop("type", None))
+    if not isinstance(spoken[-1], str | None):
+        raise BadRequest("the type is a strategy's name", param="strategy.type")
+    names = {_unalias(name, classes) for name in spoken if name is not None}
+    if not names and body:
+        raise BadRequest("name the strategy that these parameters are for", param="strategy.type")
+    if len(names) > 1:
+        both = " and ".join(repr(name) for name in sorted(names))
+        raise BadRequest(f"the request names two strategies: {both}", param="strategy")
+    name = names.pop() if names else state.settings.default_strategy
+    if name not in classes:
+        raise BadRequest(f"there is no strategy {name!r}: see /v1/strategies", param="strategy")
+    return name, validated(classes[name], {**said, **body}, "strategy")
+
+
+def choose_judge(
+    state: State, strategy: tuple[str, Strategy], preset: Preset | None, given: Named
+) -> Judge:
+    """Find the verifier, and validate what the request tells it.
+
+    Raises:
+        BadRequest: it is unknown, its fields are wrong or missing, or nothing would ask it.
+    """
+    body = {"name": given} if isinstance(given, str) else dict(given or {})
+    said = {} if preset is None else dict(preset.verifier or {})
+    scores = Need.SCORES in strategy[1].needs
+    if "name" in body and body["name"] != said.get("name"):
+        said = {}  # fields of a preset's verifier are not for another one
+    told = {**said, **body}
+    if not told and not scores:
+        return Judge()
+    name = told.pop("name", None if told else state.settings.default_verifier)
+    if name is None:
+        raise BadRequest("name the verifier that these fields are for", param="verifier.name")
+    if not isinstance(name, str) or name not in state.verifiers:
+        raise BadRequest(f"there is no verifier {name!r}: see /v1/verifiers", param="verifier")
+    verifier = state.verifiers[name]
+    fields = validated(verifier.Fields, told, "verifier").model_dump(exclude_none=True)
+    if body and not scores:
+        raise BadRequest(f"the strategy {strategy[0]!r} asks no verifier", param="verifier")
+    return Judge(name, verifier, fields) if scores else Judge()
+
+
+def choose_budget(state: State, preset: Preset | None, given: BudgetFields | None) -> Budget:
+    """Fill in what the request leaves out. Raises BadRequest over the server's caps."""
+    limits = state.settings.limits
+    asked = {} if given is None else given.model_dump(exclude_none=True)
+    for name, amount in asked.items():
+        if amount > (cap := getattr(limits, name)):
+            raise BadRequest(f"this server allows at most {cap}", param=f"budget.{name}")
+    said = {} if preset is None else preset.budget or {}
+    return Budget(**{**state.settings.budget.model_dump(), **said, **asked})
+
+
+def check_available(strategy: Strategy, judge: Judge, capabilities: Capabilities) -> None:
+    """Refuse what this engine cannot do. Raises BadRequest."""
+    if reason := strategy.unavailable(capabilities):
+        raise BadRequest(f"not available here: {reason}", param="strategy")
+    if judge.verifier is not None and (reason := judge.verifier.unavailable(capabilities)):
+        raise BadRequest(f"not available here: {reason}", param="verifier")
+
+
+def _unalias(name: str, classes: Iterable[str]) -> str:
+    return AUTO_STRATEGY if name == AUTO and AUTO_STRATEGY in classes else name

@@ -1,0 +1,185 @@
+"""What an operator can set, where it may be said, and what is allowed.
+
+The command line wins over the environment (`FORETHOUGHT_LIMITS__MAX_SAMPLES=16`), that over the
+TOML file (`--config`, `FORETHOUGHT_CONFIG`, else `forethought.toml` here), that over the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from annotated_types import Ge, Gt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from typing_extensions import TypedDict
+
+from server.engines.vllm_machine import VLLMOptions
+
+EngineKind: TypeAlias = Literal["vllm", "http", "scripted"]
+LogLevel: TypeAlias = Literal["critical", "error", "warning", "info", "debug"]
+
+MAIN_ENGINE = "main"
+"""The name, among all engines, of the one that the file's top level describes."""
+
+MIN_TOKENS = 16
+"""The smallest budget of tokens that a request may have."""
+
+
+class Section(BaseModel):
+    """A table of the TOML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineSettings(Section):
+    """Where samples come from. `[engines.NAME]` has the same keys as the main engine."""
+
+    engine: EngineKind = Field(
+        "vllm", description="vLLM in this process, an OpenAI-compatible server, or no model at all."
+    )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="vllm: catalogue name, hub id or directory; http: the upstream's name for it. "
+        "Default: the catalogue's default; the first model that the upstream lists.",
+    )
+    upstream: str | None = Field(
+        None, pattern="^https?://", description="http: URL up to and with its `/v1`."
+    )
+    api_key: SecretStr | None = Field(None, description="http: sent to the upstream as a bearer.")
+    options: VLLMOptions = Field(
+        default_factory=VLLMOptions, description="vllm: what it is told; the default is chosen."
+    )
+    delay_s: float = Field(0.0, ge=0, le=60, description="scripted: seconds per token.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EngineSettings:
+        if self.engine == "http" and self.upstream is None:
+            raise ValueError("engine 'http' needs `upstream`, such as http://127.0.0.1:8080/v1")
+        if self.engine != "http" and self.upstream is not None:
+            raise ValueError(f"`upstream` is for engine 'http', not {self.engine!r}")
+        return self
+
+
+class Limits(Section):
+    """The server's caps: a request that asks for more is a 400 (413 for the body)."""
+
+    max_samples: int = Field(64, ge=1, le=1024, description="Samples of one request.")
+    max_tokens: int = Field(65_536, ge=MIN_TOKENS, description="Budget of tokens.")
+    max_calls: int = Field(1024, ge=1, description="Budget of samples and scorings.")
+    deadline_s: float = Field(600.0, gt=0, description="Budget of seconds.")
+    max_completion_tokens: int = Field(32_768, ge=1, description="Tokens of one reply.")
+    body_bytes: int = Field(4 << 20, ge=1024, description="Bytes of a request body.")
+    max_messages: int = Field(1024, ge=1, description="Messages of one request.")
+
+
+class BudgetDefaults(Section):
+    """The budget of a request that names none."""
+
+    max_tokens: int = Field(8192, ge=MIN_TOKENS, description="Tokens, verifiers included.")
+    max_calls: int = Field(256, ge=1, description="Samples and scorings, one each.")
+    deadline_s: float = Field(120.0, gt=0, description="Seconds from receipt, queueing included.")
+
+
+class PartialBudget(TypedDict, total=False):
+    """The parts of a budget that a preset gives."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    max_tokens: Annotated[int, Ge(MIN_TOKENS)]
+    max_calls: Annotated[int, Ge(1)]
+    deadline_s: Annotated[float, Gt(0)]
+
+
+class AdmissionSettings(Section):
+    """How much runs at once."""
+
+    slots: int | None = Field(
+        None, ge=1, description="Samples at once. Default: 32 on a CPU, else 256."
+    )
+    per_request: int | None = Field(
+        None, ge=1, description="Samples at once of one request. Default: all slots."
+    )
+    queue_limit: int = Field(256, ge=1, description="Requests that may wait; beyond: 429.")
+
+
+def _named(key: str) -> BeforeValidator:
+    """Let a string stand for the table that holds nothing but that name."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+class Preset(Section):
+    """A model name that stands for a strategy: `[presets.NAME]`."""
+
+    model: str | None = Field(
+        None, description="An engine, its model or an adapter. Default: the main engine."
+    )
+    strategy: Annotated[dict[str, Any], _named("type")] = Field(
+        description="A strategy's name, or a table of `type` and its parameters."
+    )
+    verifier: Annotated[dict[str, Any] | None, _named("name")] = Field(
+        None, description="A configured verifier's name, or a table of `name` and its fields."
+    )
+    budget: PartialBudget | None = None
+
+
+class Settings(BaseSettings, EngineSettings):
+    """Everything that can be set. `load_settings` reads it; the constructor reads nothing."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="FORETHOUGHT_",
+        env_nested_delimiter="__",
+        protected_namespaces=(),
+    )
+
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8000, ge=0, le=65_535, description="0: any free one.")
+    log_level: LogLevel = "info"
+    engines: dict[str, EngineSettings] = Field(
+        default_factory=dict, description="More engines by name: for cascades and judges."
+    )
+    default_strategy: str = Field("single", description="For requests that name none.")
+    default_verifier: str = Field("logprob", description="For strategies that need scores.")
+    default_max_completion_tokens: int = Field(1024, ge=1, description="Tokens of one reply.")
+    verifiers: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="`type` and its configuration, by name."
+    )
+    presets: dict[str, Preset] = Field(default_factory=dict)
+    limits: Limits = Field(default_factory=Limits)
+    budget: BudgetDefaults = Field(default_factory=BudgetDefaults)
+    admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
+    traces: Path | None = Field(None, description="SQLite file of all runs. Default: none is kept.")
+    heartbeat_s: float = Field(10.0, gt=0, le=60, description="Between signs of life in a stream.")
+    drain_s: float = Field(30.0, ge=0, description="Time for running requests at the end.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Construct from arguments alone: what is read from where is said in `load_settings`."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> Settings:
+        for name in ("max_tokens", "max_calls", "deadline_s"):
+            budgets: dict[str, Mapping[str, Any]] = {"budget": self.budget.model_dump()}
+            budgets |= {f"presets.{key}.budget": p.budget or {} for key, p in self.presets.items()}
+            cap = getattr(self.limits, name)
+            for key, budget in budgets.items():
+                if budget.get(name, cap) > cap:
+                    raise ValueError(f"`{key}.{name}` is over `limits.{name}`, which is {cap}")
+        if self.default_max_completion_tokens > self.limits.max_completion_tokens:
+            raise ValueError("`default_max_completion_tokens` is over its limit")
+        return self

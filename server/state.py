@@ -1,0 +1,27 @@
+"""What the application holds while it runs: built once at start, handed to every route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.metrics import Metrics
+from server.settings import Settings
+from server.traces import TraceStore
+from strategies.base import Strategy
+from strategies.request import Service
+from verifiers.base import Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Settings, engines, strategies and verifiers of one server."""
+
+    settings: Settings
+    service: Service
+    strategies: Mapping[str, type[Strategy]]
+    verifiers: Mapping[str, Verifier]
+    """Configured verifiers by the name that requests use."""
+    metrics: Metrics
+    traces: TraceStore | None
+    """None unless traces are switched on."""

@@ -1,0 +1,145 @@
+"""The whole HTTP interface on a free port of this process, before a scripted engine."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from server.app import create_app
+from server.consistency import build_verifiers
+from server.engines.scripted import ScriptedEngine
+from server.metrics import Metrics
+from server.settings import Settings
+from server.state import State
+from server.traces import TraceStore
+from strategies.admission import Admission
+from strategies.base import strategy_classes
+from strategies.request import Service
+from verifiers.base import verifier_classes
+from verifiers.equality import AnswerEquality
+from verifiers.types import Engine
+
+QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "What is 6 times 7?"}]
+
+
+def make_state(
+    engine: Engine,
+    settings: Settings | None = None,
+    *,
+    admission: Admission | None = None,
+    others: Mapping[str, Engine] | None = None,
+    traces: TraceStore | None = None,
+) -> State:
+    """Put a state together without a configuration file."""
+    settings = settings or Settings(engine="scripted")
+    admission = admission or Admission()
+    return State(
+        settings,
+        Service({"main": engine, **(others or {})}, AnswerEquality(), admission),
+        strategy_classes(),
+        build_verifiers(settings, verifier_classes()),
+        Metrics(admission, strategy_classes()),
+        traces,
+    )
+
+
+@dataclass
+class Local:
+    """A server under test, and a plain client of it."""
+
+    engine: ScriptedEngine
+    state: State
+    url: str
+    http: httpx.Client = field(repr=False)
+
+    def post(self, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
+        return self.http.post(path, json={"messages": QUESTION, **body})
+
+    def refused(self, status: int = 400, path: str = "/v1/chat/completions", **body: Any) -> Any:
+        """Send what must be refused before any work; return the error object."""
+        before = self.engine.log.copy()
+        response = self.post(path, **body)
+        assert response.status_code == status, response.text
+        assert self.engine.log == before
+        return error_of(response)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 5.0) -> float:
+        """Poll until the condition holds; return the seconds that it took."""
+        start = time.monotonic()
+        while not condition():
+            assert time.monotonic() - start < seconds, "too late"
+            time.sleep(0.002)
+        return time.monotonic() - start
+
+
+def error_of(response: httpx.Response) -> Any:
+    """Check that a response is an OpenAI error object and return it."""
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert body.keys() == {"error"}
+    assert body["error"].keys() == {"message", "type", "param", "code"}
+    assert body["error"]["message"]
+    return body["error"]
+
+
+@contextmanager
+def local(
+    engine: ScriptedEngine | None = None,
+    *,
+    admission: Admission | None = None,
+    others: Mapping[str, Engine] | None = None,
+    traces: Path | None = None,
+    **settings: Any,
+) -> Iterator[Local]:
+    """Serve until the block ends."""
+    engine = engine or ScriptedEngine()
+    ready: list[State] = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        servers: list[uvicorn.Server] = []
+
+        async def serve() -> None:
+            store = None if traces is None else await TraceStore.open(traces)
+            state = make_state(
+                engine,
+                Settings(engine="scripted", **settings),
+                admission=admission,
+                others=others,
+                traces=store,
+            )
+            config = uvicorn.Config(
+                create_app(state),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=5,
+            )
+            servers.append(uvicorn.Server(config))
+            ready.append(state)
+            async with aclosing(state.service.equivalence):  # type: ignore[type-var]
+                await servers[0].serve(sockets=[listener])
+            if store is not None:
+                await store.aclose()
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()))
+        thread.start()
+        try:
+            while not (servers and servers[0].started):
+                assert thread.is_alive(), "the server did not start"
+                time.sleep(0.005)
+            with httpx.Client(base_url=url, timeout=30) as http:
+                yield Local(engine, ready[0], url, http)
+        finally:
+            if servers:
+                servers[0].should_exit = True
+            thread.join(15)
