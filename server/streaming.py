@@ -178,7 +178,7 @@ async def stream(
     """Do the work and yield what to send; closing the generator stops the work.
 
     Raises:
-        ForethoughtError: it failed before anything was sent.
+        Exception: what the work raised before anything was sent.
     """
     feed, writer, ledger = Feed(), Writer(order), order.request.ledger
     order.request.events.subscribe(feed.put)
@@ -195,24 +195,28 @@ async def stream(
             if frames or clock() >= due:
                 yield (b"" if begun else writer.opening()) + (frames or HEARTBEAT)
                 due, begun = clock() + heartbeat_s, True
-        yield (b"" if begun else writer.opening()) + writer.closing(doing.result())
-    except ForethoughtError as error:
-        if not begun:
-            raise
-        metrics.error(type(error).__name__)
-        log_error(error, order.id)
-        yield error_frame(error)
+        failure = doing.exception()
+        if failure is None:
+            yield (b"" if begun else writer.opening()) + writer.closing(doing.result())
+        elif begun:
+            metrics.error(type(failure).__name__)
+            yield error_frame(failure, order.id)
+        else:
+            raise failure
     finally:
         doing.cancel()
         await asyncio.wait((doing,))
 
 
-def error_frame(error: BaseException) -> bytes:
-    """End a stream with an error; openai-python raises on it. A fault of ours goes to the log."""
-    if not isinstance(error, ForethoughtError):
-        _log.error("a stream failed", exc_info=error)
-        error = ForethoughtError("the server failed")
-    return b"data: %b\n\n%b" % (to_json(error_object(error)), DONE)
+def error_frame(failure: BaseException, request_id: str) -> bytes:
+    """End a stream with an error; openai-python raises on it. A fault of ours is told to nobody."""
+    if isinstance(failure, ForethoughtError):
+        told = failure
+        log_error(told, request_id)
+    else:
+        told = ForethoughtError("the server failed")
+        _log.error("%s: a stream failed", request_id, exc_info=failure)
+    return b"data: %b\n\n%b" % (to_json(error_object(told)), DONE)
 
 
 def _calls(choice: Candidate) -> list[dict[str, Any]]:

@@ -63,6 +63,8 @@ class Race:
     """Every sample is a generation of its own, so that it can be stopped alone."""
     listener: Callable[[int, Candidate], None] | None = None
     """Told of every piece, with the lane's index."""
+    prompt_tokens: int = 0
+    """Length of the prompt of a fresh sample, once the engine has told."""
     _progress: asyncio.Queue[Lane | None] = field(default_factory=asyncio.Queue)
 
     async def run(self) -> None:
@@ -193,6 +195,8 @@ class Race:
 
     def _advance(self, lane: Lane, chunk: Chunk) -> None:
         assert lane.reservation is not None
+        if lane.blank and chunk.usage.prompt_tokens:
+            self.prompt_tokens = chunk.usage.prompt_tokens
         lane.reservation.book(chunk.usage)
         lane.take(chunk)
         if chunk.error is not None:

@@ -40,6 +40,8 @@ class Request:
     """The latest state of every candidate that answers the request's own prompt."""
     votes: Votes | None = None
     """The last vote over answers to the request's own prompt."""
+    prompt_tokens: int = 0
+    """Length of the request's own prompt, once the engine has told."""
     concluded: bool = False
 
 

@@ -206,6 +206,8 @@ class Session:
         blank = self.blank(n)
         race = self._race(blank, **options)
         await race.run()
+        if self._path == "0":
+            self._request.prompt_tokens = race.prompt_tokens or self._request.prompt_tokens
         drawn = [each for each in race.candidates if each.tokens or each.done]
         failed = [lane.error for lane in race.lanes if lane.error is not None]
         if not drawn and failed:
