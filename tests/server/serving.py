@@ -35,8 +35,11 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(*options: str, **settings: str) -> Iterator[Served]:
-    """Start a server, by default with the scripted engine on a free port, and end it after."""
+def serving(*options: str, patience: float = 60, **settings: str) -> Iterator[Served]:
+    """Start a server, by default with the scripted engine on a free port, and end it after.
+
+    `patience`: seconds until it must listen.
+    """
     command = [str(FORETHOUGHT), "serve", "--port", "0", *options]
     if "--engine" not in options and "engine" not in settings:
         command += ["--engine", "scripted"]
@@ -48,7 +51,7 @@ def serving(*options: str, **settings: str) -> Iterator[Served]:
         env=environment(**settings),
     ) as process:
         try:
-            announcement = _read_until(process, "Ctrl-C", seconds=60)
+            announcement = _read_until(process, "Ctrl-C", seconds=patience)
             found = re.search(r"http://[\d.]+:\d+", announcement)
             assert found, announcement
             yield Served(process, found[0], announcement)

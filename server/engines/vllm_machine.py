@@ -1,0 +1,198 @@
+"""What vLLM is told about the machine: processor settings, cache size, child processes.
+
+The options can be read without vLLM: it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.engines.vllm_guard import Guard
+from verifiers.errors import EngineError
+
+_GIB = 1 << 30
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+class VLLMOptions(BaseModel):
+    """What a user may set; `None` leaves the choice to the machine or to vLLM."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: str = Field("auto", description="Type of weights and activations.")
+    max_model_len: int | None = Field(None, ge=32, description="Context length in tokens.")
+    max_num_seqs: int | None = Field(None, ge=1, description="Most samples in one batch.")
+    block_size: int | None = Field(None, ge=1, description="Tokens per block of the KV cache.")
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    kv_cache_gib: float | None = Field(None, gt=0, description="Size of the KV cache.")
+    enforce_eager: bool | None = Field(
+        None, description="Do not compile. On a CPU the default: a third of the start-up time."
+    )
+    tool_parser: str | None = Field(None, description="vLLM's parser for `tool_choice: auto`.")
+    reasoning_parser: str | None = Field(None, description="vLLM's parser for the thinking.")
+    adapters: Mapping[str, Path] = Field(
+        default_factory=dict, description="LoRA adapters: name to directory."
+    )
+    engine_arguments: Mapping[str, Any] = Field(
+        default_factory=dict, description="Any other of vLLM's AsyncEngineArgs."
+    )
+
+
+def engine_config(path: str, options: VLLMOptions) -> Any:
+    """Turn the options into vLLM's own configuration, with the gaps filled from the machine.
+
+    Sets the environment variables that vLLM's worker processes inherit; one that is already
+    set wins.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+
+    on_cpu = current_platform.is_cpu()
+    arguments = _engine_arguments(options, on_cpu=on_cpu)
+    if on_cpu:
+        _use_all_allowed_cores(arguments)
+        if arguments["enforce_eager"]:
+            # The first request with log-probabilities would still compile a kernel: 30 seconds.
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    config = AsyncEngineArgs(model=path, **arguments).create_engine_config(
+        UsageContext.OPENAI_API_SERVER
+    )
+    if on_cpu and config.cache_config.kv_cache_memory_bytes is None:
+        config.cache_config.kv_cache_memory_bytes = _kv_cache_bytes(config, path)
+    return config
+
+
+def _engine_arguments(options: VLLMOptions, *, on_cpu: bool) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"disable_log_stats": True, "enable_prefix_caching": True}
+    if on_cpu:
+        # vLLM's own block size on a CPU is 128, and samples share whole blocks of a prompt only.
+        # 32 is the least that its fast attention kernels take.
+        chosen |= {"block_size": 32, "enforce_eager": True, "max_num_seqs": 64}
+    if options.adapters:
+        chosen |= {
+            "enable_lora": True,
+            "max_loras": min(len(options.adapters), 8),
+            "max_lora_rank": _lora_rank(options.adapters.values()),
+        }
+    if options.kv_cache_gib is not None:
+        chosen["kv_cache_memory_bytes"] = int(options.kv_cache_gib * _GIB)
+    named = options.model_dump(
+        exclude={"adapters", "engine_arguments", "kv_cache_gib", "tool_parser"}, exclude_none=True
+    )
+    return chosen | named | dict(options.engine_arguments)
+
+
+def _lora_rank(paths: Any) -> int:
+    ranks = [json.loads((path / "adapter_config.json").read_text())["r"] for path in paths]
+    fitting = [rank for rank in _LORA_RANKS if rank >= max(ranks)]
+    if not fitting:
+        raise EngineError(f"vLLM serves LoRA ranks up to {_LORA_RANKS[-1]}, not {max(ranks)}")
+    return fitting[0]
+
+
+def adapter_digest(path: Path) -> str:
+    """Hash an adapter's weights: vLLM's cache keys hold the name, so new weights need a new one."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("adapter_*")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _use_all_allowed_cores(arguments: Mapping[str, Any]) -> None:
+    """Bind one thread to each core; by itself vLLM leaves one core to the scheduler."""
+    if arguments.get("tensor_parallel_size", 1) > 1:
+        return  # vLLM gives each worker the cores of one NUMA node
+    cores = sorted(os.sched_getaffinity(0))
+    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+
+
+def _kv_cache_bytes(config: Any, path: str) -> int:
+    """Make room for a full batch of 2,048 tokens each, or for one whole context if that is more.
+
+    At most half of the memory that the weights leave free.
+    """
+    from vllm.utils.cpu_resource_utils import get_memory_node_info
+
+    model, parallel = config.model_config, config.parallel_config
+    bytes_per_token = (
+        2
+        * model.get_num_layers(parallel)
+        * model.get_num_kv_heads(parallel)
+        * model.get_head_size()
+        * model.dtype.itemsize
+    )
+    batch = config.scheduler_config.max_num_seqs * min(model.max_model_len, 2048)
+    wanted = bytes_per_token * max(batch, model.max_model_len + config.cache_config.block_size)
+    free = get_memory_node_info().available_memory
+    weights = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    return int(min(wanted, max(free - weights, 0) // 2))
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start child processes that Ctrl-C does not reach: they inherit this thread's signal mask.
+
+    vLLM's processes stop at once on SIGINT, which a terminal sends to the whole process group;
+    ours drains first and then ends them with SIGTERM.
+    """
+    # It unblocks SIGINT when it starts, so it has to run before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill_children(keep: set[multiprocessing.process.BaseProcess]) -> None:
+    """End this process's children, and theirs, at once, but for those to keep."""
+    from vllm.utils.system_utils import kill_process_tree
+
+    for child in set(multiprocessing.active_children()) - keep:
+        if child.pid is not None:
+            kill_process_tree(child.pid)
+
+
+async def start_core(path: str, options: VLLMOptions) -> tuple[Any, Guard]:
+    """Start an `AsyncLLM` in another thread, and what ends its processes if ours is killed.
+
+    If cancelled, it kills what it has started.
+    """
+    others = set(multiprocessing.active_children())
+    starting = asyncio.ensure_future(asyncio.to_thread(_make_core, path, options))
+    try:
+        core = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        while not starting.done():
+            _kill_children(keep=others)
+            await asyncio.wait([starting], timeout=0.5)
+        _kill_children(keep=others)
+        raise
+    ours = set(multiprocessing.active_children()) - others
+    return core, Guard(child.pid for child in ours if child.pid is not None)
+
+
+def _make_core(path: str, options: VLLMOptions) -> Any:
+    from vllm.exceptions import VLLMError
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    try:
+        config = engine_config(path, options)
+        with _interrupts_blocked():
+            return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+    except (ValueError, OSError, RuntimeError, VLLMError) as error:
+        raise EngineError(f"vLLM cannot serve {path}: {error}") from error
