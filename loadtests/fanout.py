@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from loadtests.report import circumstances, table, write_section
 from loadtests.servers import Server, free_port, serving
 from server.models import SilentProgress, resolve
 
@@ -175,10 +176,20 @@ def main() -> None:
         ) as plain,
     ):  # fmt: skip
         rows = measure(ours, plain, options.model, Prompts(path), options.pairs)
-    table = Table("what", "ours s", "other s", "ratio")
-    for row in rows:
-        table.add_row(row["what"], *(f"{row[key]:.2f}" for key in ("ours", "other", "ratio")))
-    Console().print(table)
+    head = ["what, medians over pairs", "first s", "second s", "ratio", "of the pairs"]
+    body = [
+        [
+            row["what"],
+            *(f"{row[key]:.2f}" for key in ("ours", "other", "ratio")),
+            " to ".join(f"{each(a / b for a, b in row['pairs']):.2f}" for each in (min, max)),
+        ]
+        for row in rows
+    ]
+    shown = Table(*head)
+    for line in body:
+        shown.add_row(*line)
+    Console().print(shown)
+    write_section("fanout", f"{table(head, body)}\n\n{circumstances('python -m loadtests.fanout')}")
     (OUT / "fanout.json").write_text(json.dumps(rows, indent=1))
 
 

@@ -1,7 +1,7 @@
 """What self-consistency buys on GSM8K: accuracy, tokens and abstentions, over the API.
 
     python -m loadtests.gsm8k --url http://127.0.0.1:8000 --problems 100 --n 8
-    python -m loadtests.gsm8k --report docs/results.md
+    python -m loadtests.gsm8k --report
 
 Every problem is asked once with `self_consistency`; the response holds the samples, so the single
 sample that it is compared with is the mean of the very same samples. Answers go to an append-only
@@ -23,13 +23,16 @@ import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loadtests.estimators import paired_bootstrap
+from loadtests.report import circumstances, table, write_section
 from verifiers.answers import extract
 from verifiers.equality import AnswerEquality
 
 HERE = Path(__file__).parent
 PROBLEMS = HERE / "data" / "gsm8k_development.jsonl.gz"
 SYSTEM = "Solve the problem step by step. Finish with the final answer in \\boxed{}."
-CONCURRENCY = 3
+CONCURRENCY = 4
+CAP = 320
+TEMPERATURE = 0.8
 
 
 def problems(count: int) -> list[dict[str, str]]:
@@ -78,12 +81,12 @@ async def _ask(
             {"role": "user", "content": problem["question"]},
         ],
         "strategy": {"type": "self_consistency", "n": n},
-        "temperature": 0.8,
+        "temperature": TEMPERATURE,
         "top_p": 1.0,
         "top_k": 0,
         "repetition_penalty": 1.0,
-        "max_completion_tokens": 320,
-        "budget": {"max_tokens": 320 * n, "deadline_s": 600},
+        "max_completion_tokens": CAP,
+        "budget": {"max_tokens": CAP * n, "deadline_s": 600},
         "include": ["candidates"],
     }
     response = await client.post("/v1/chat/completions", json=body)
@@ -94,12 +97,12 @@ async def _ask(
         "agreement": answer["scaling"]["agreement"],
         "abstentions": answer["scaling"]["abstentions"],
         "tokens": answer["usage"]["completion_tokens"],
-        "samples": [each["text"] for each in answer["scaling"]["candidates"]],
+        "samples": [each["content"] for each in answer["scaling"]["candidates"]],
     }
 
 
-async def report(out: Path, path: Path, model: str, command: str) -> None:
-    """Write the table between its markers in `path`."""
+async def report(out: Path, model: str) -> None:
+    """Write the section of `docs/results.md`."""
     rows = _rows(out)
     equality = AnswerEquality()
     single, voted = [], []
@@ -114,17 +117,27 @@ async def report(out: Path, path: Path, model: str, command: str) -> None:
     gain = paired_bootstrap([100 * (v - s) for v, s in zip(voted, single, strict=True)])
     tokens = sum(row["tokens"] for row in rows)
     one, vote = 100 * sum(single) / len(rows), 100 * sum(voted) / len(rows)
-    table = f"""\
-| GSM8K development fold, {len(rows)} problems, {model} | correct | tokens a question |
-|---|---|---|
-| one sample (the mean of the same {n}) | {one:.1f} % | {tokens / draws:.0f} |
-| `self_consistency`, n = {n} | {vote:.1f} % | {tokens / len(rows):.0f} |
+    abstained = sum(row["abstentions"] for row in rows) / draws
+    head = [
+        f"GSM8K development fold, {len(rows)} problems, {model}",
+        "correct",
+        "tokens a question",
+    ]
+    figures = table(
+        head,
+        [
+            [f"one sample (the mean of the same {n})", f"{one:.1f} %", f"{tokens / draws:.0f}"],
+            [f"`self_consistency`, n = {n}", f"{vote:.1f} %", f"{tokens / len(rows):.0f}"],
+        ],
+    )
+    text = f"""\
+{figures}
 
 Gain: {gain.mean:+.1f} points, 95 % interval {gain.low:+.1f} to {gain.high:+.1f} (paired bootstrap
-over problems). {sum(row["abstentions"] for row in rows) / draws:.1%} of the samples abstained:
-they gave no answer that could be read, mostly because they were cut at 320 tokens.
-T = 0.8, top_p 1, system prompt "{SYSTEM}". Made by `{command}`."""
-    _replace(path, "gsm8k", table)
+over problems). {abstained:.1%} of the samples abstained: they gave no answer that could be read,
+mostly because they were cut at {CAP} tokens. T = {TEMPERATURE}, top_p 1, system prompt "{SYSTEM}".
+{circumstances("python -m loadtests.gsm8k")}"""
+    write_section("gsm8k", text)
 
 
 async def _correct(
@@ -143,16 +156,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: int(row["problem"]))
 
 
-def _replace(path: Path, name: str, text: str) -> None:
-    """Put `text` between the markers of `name`, at the end where the file has none yet."""
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    page = path.read_text(encoding="utf-8")
-    if start not in page:
-        page += f"\n{start}\n{end}\n"
-    before, _, rest = page.partition(start)
-    path.write_text(f"{before}{start}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
-
-
 def main() -> None:
     """Record, or report."""
     parser = argparse.ArgumentParser(
@@ -163,10 +166,10 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=100)
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--out", type=Path, default=HERE / "out" / "gsm8k.jsonl")
-    parser.add_argument("--report", type=Path, help="write the table into this page and stop")
+    parser.add_argument("--report", action="store_true", help="write docs/results.md and stop")
     options = parser.parse_args()
     if options.report:
-        asyncio.run(report(options.out, options.report, options.model, "python -m loadtests.gsm8k"))
+        asyncio.run(report(options.out, options.model))
     else:
         asyncio.run(record(options.url, options.problems, options.n, options.out, options.model))
 

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from loadtests.report import circumstances, table, write_section
 from loadtests.servers import Server, free_port, serving
 
 OUT = Path(__file__).parent / "out"
@@ -180,10 +181,18 @@ def main() -> None:
                     target.rows.append(row)
                 progress.advance(bar)
     limit = all_targets[0].rate
-    table = Table("who", "requests/s", "of the limit", "server CPU ms/request")
-    for each in all_targets:
-        table.add_row(each.name, f"{each.rate:.0f}", f"{each.rate / limit:.2f}", f"{each.cpu:.2f}")
-    Console().print(table)
+    head = ["who", "requests/s", "of the limit", "server CPU ms/request"]
+    body = [
+        [each.name, f"{each.rate:.0f}", f"{each.rate / limit:.2f}", f"{each.cpu:.2f}"]
+        for each in all_targets
+    ]
+    shown = Table(*head)
+    for line in body:
+        shown.add_row(*line)
+    Console().print(shown)
+    write_section(
+        "overhead", f"{table(head, body)}\n\n{circumstances('python -m loadtests.overhead')}"
+    )
     rows = [{"name": each.name, "rate": each.rate, "cpu_ms": each.cpu} for each in all_targets]
     (OUT / "overhead.json").write_text(json.dumps(rows, indent=1))
 

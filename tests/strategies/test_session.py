@@ -208,7 +208,8 @@ async def test_best_of_n_ranks_by_score() -> None:
 
 
 async def test_votes_by_count_and_by_weight() -> None:
-    texts = ("\\boxed{1}", "\\boxed{1}", "so then \\boxed{2}", "no answer here, only words that go on for more than a line can hold")
+    words = "no answer here, only words that go on for longer than an answer would"
+    texts = ("\\boxed{1}", "\\boxed{1}", "so then \\boxed{2}", words)
     bench = Bench(replies(*texts))
     outcome = await bench.run(SelfConsistency(n=4))
     assert (outcome.answer, outcome.agreement, outcome.abstentions) == ("1", 2 / 3, 1)
