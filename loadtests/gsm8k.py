@@ -29,6 +29,8 @@ from verifiers.equality import AnswerEquality
 
 HERE = Path(__file__).parent
 PROBLEMS = HERE / "data" / "gsm8k_development.jsonl.gz"
+RECORDED = HERE / "data" / "gsm8k_self_consistency.jsonl.gz"
+"""The run that `docs/results.md` reports."""
 SYSTEM = "Solve the problem step by step. Finish with the final answer in \\boxed{}."
 CONCURRENCY = 4
 CAP = 320
@@ -165,13 +167,14 @@ def main() -> None:
     parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--problems", type=int, default=100)
     parser.add_argument("--n", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=HERE / "out" / "gsm8k.jsonl")
+    parser.add_argument("--out", type=Path, help="append-only record (default: by --report, ours)")
     parser.add_argument("--report", action="store_true", help="write docs/results.md and stop")
     options = parser.parse_args()
     if options.report:
-        asyncio.run(report(options.out, options.model))
+        asyncio.run(report(options.out or RECORDED, options.model))
     else:
-        asyncio.run(record(options.url, options.problems, options.n, options.out, options.model))
+        out = options.out or HERE / "out" / "gsm8k.jsonl"
+        asyncio.run(record(options.url, options.problems, options.n, out, options.model))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class ReplyReader:
         self._incremental = incremental and not tools
         self._message = Message()
         if self._incremental and prefix.token_ids:
-            self._advance(prefix.text, list(prefix.token_ids), finished=False)
+            self._take_in(prefix)
 
     def read(self, text: str, token_ids: Sequence[int], *, finished: bool) -> Message:
         """Take in what is new and return the message so far."""
@@ -54,6 +54,16 @@ class ReplyReader:
         self._text += text
         self._token_ids += token_ids
         return self._parse() if finished else Message()
+
+    def _take_in(self, prefix: Reply) -> None:
+        """Parse what came before; the mark that opens the thinking must be a piece of its own."""
+        first, rest = list(prefix.token_ids[:1]), list(prefix.token_ids[1:])
+        mark = self._parser.model_tokenizer.decode(first)
+        if prefix.text.startswith(mark):
+            self._advance(mark, first, finished=False)
+            self._advance(prefix.text.removeprefix(mark), rest, finished=False)
+        else:
+            self._advance(prefix.text, first + rest, finished=False)
 
     def _advance(self, text: str, token_ids: list[int], *, finished: bool) -> None:
         delta = self._parser.parse_delta(
