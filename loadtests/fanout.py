@@ -72,7 +72,9 @@ def ask(server: Server, model: str, messages: list[dict[str, str]], n: int, toke
         "max_completion_tokens": tokens,
         "min_tokens": tokens,
         "temperature": 1.0,
-        "seed": 1,
+        "top_p": 1.0,
+        "top_k": 0,
+        "repetition_penalty": 1.0,
     }
     started = time.perf_counter()
     response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=600)
@@ -104,13 +106,15 @@ def pairs(
     }
 
 
-def measure(ours: Server, plain: Server, model: str, prompts: Prompts, count: int) -> list[Any]:
-    """Run the three comparisons."""
+def measure(
+    ours: Server, plain: Server, model: str, prompts: Prompts, count: int, *, short: bool
+) -> list[Any]:
+    """Run the three comparisons, or the two short ones."""
 
     def timed(server: Server, length: int, n: int, tokens: int) -> Callable[[], float]:
         return lambda: ask(server, model, prompts.make(length), n, tokens)
 
-    return [
+    rows = [
         pairs(
             "128-token prompt, n=16, 1 token: ours / plain vLLM",
             count,
@@ -123,13 +127,17 @@ def measure(ours: Server, plain: Server, model: str, prompts: Prompts, count: in
             timed(ours, 600, 16, 1),
             timed(ours, 600, 1, 1),
         ),
-        pairs(
-            "128-token prompt, n=16, 200 tokens: ours / plain vLLM",
-            count,
-            timed(ours, 128, 16, 200),
-            timed(plain, 128, 16, 200),
-        ),
     ]
+    if not short:
+        rows.append(
+            pairs(
+                "128-token prompt, n=16, 200 tokens: ours / plain vLLM",
+                count,
+                timed(ours, 128, 16, 200),
+                timed(plain, 128, 16, 200),
+            )
+        )
+    return rows
 
 
 def commands(path: Path, model: str) -> tuple[list[str], int, list[str], int]:
@@ -154,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--short", action="store_true", help="one-token requests only; no report")
     options = parser.parse_args()
     path = resolve(options.model, SilentProgress()).path
     forethought, ours_port, vllm, plain_port = commands(path, options.model)
@@ -175,7 +184,9 @@ def main() -> None:
             environment=environment,
         ) as plain,
     ):  # fmt: skip
-        rows = measure(ours, plain, options.model, Prompts(path), options.pairs)
+        rows = measure(
+            ours, plain, options.model, Prompts(path), options.pairs, short=options.short
+        )
     head = ["what, medians over pairs", "first s", "second s", "ratio", "of the pairs"]
     body = [
         [

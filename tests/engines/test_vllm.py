@@ -115,10 +115,14 @@ class Meter:
         self._last = time.monotonic()
         return outputs
 
-    def running(self) -> int:
-        """Requests that vLLM knows; one while the last step's tokens may still be on their way."""
+    def requests(self) -> int:
+        """Return how many requests vLLM knows."""
         requests: int = self._core.get_num_unfinished_requests()
-        return requests or int(time.monotonic() - self._last < 0.5)
+        return requests
+
+    def running(self) -> int:
+        """Return them, or one while the last step's tokens may still be on their way."""
+        return self.requests() or int(time.monotonic() - self._last < 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +371,7 @@ async def consume(engine: Engine, n: int, started: asyncio.Event) -> None:
                 started.set()
 
 
-async def test_closing_the_generator_stops_the_work(engine: Engine) -> None:
+async def test_closing_the_generator_stops_the_work(engine: Engine, meter: Meter) -> None:
     await rate(engine)
     for _attempt in range(3):  # other processes share these cores
         unloaded = await rate(engine)
@@ -377,6 +381,7 @@ async def test_closing_the_generator_stops_the_work(engine: Engine) -> None:
         loaded = await rate(engine, 10)
         task.cancel()
         await asyncio.wait([task])
+        assert not meter.requests()
         after = await rate(engine)
         if after >= 0.8 * unloaded > loaded:
             return
