@@ -108,7 +108,10 @@ def targets(peers: Path | None) -> Iterator[list[Target]]:
         forethought = str(Path(python).with_name("forethought"))
         ours = start(
             "forethought",
-            [forethought, "serve", "--engine", "http", "--upstream", upstream, "--port", str(port)],
+            [
+                *(forethought, "serve", "--engine", "http", "--upstream", upstream),
+                *("--model", MODEL, "--port", str(port), "--log-level", "warning"),
+            ],
             port,
             "/readyz",
         )
