@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from strategies.budget import Stage
 from strategies.concurrency import together
 from verifiers.errors import BudgetSpent
 from verifiers.types import Candidate, Equivalence, JSONObject
 
-if TYPE_CHECKING:
-    from strategies.session import Session
+
+class Sampler(Protocol):
+    """What a fork of a session is asked for."""
+
+    async def sample(self, n: int) -> list[Candidate]:
+        """Draw n replies; raises BudgetSpent where not one can be paid."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionPowers:
-    """Implements `verifiers.types.Powers` on a session."""
+    """Implements `verifiers.types.Powers` on a session's `fork`."""
 
-    session: Session
+    fork: Callable[..., Sampler]
     equivalence: Equivalence
 
     async def ask(
@@ -32,13 +36,13 @@ class SessionPowers:
     ) -> list[list[Candidate]]:
         """Fork a session for each conversation and sample them at the same time."""
         forks = [
-            self.session.fork(messages, engine=engine, stage=Stage.VERIFY, **sampling)
+            self.fork(messages, engine=engine, stage=Stage.VERIFY, **sampling)
             for messages in conversations
         ]
         return await together(_sample(fork, n) for fork in forks)
 
 
-async def _sample(fork: Session, n: int) -> list[Candidate]:
+async def _sample(fork: Sampler, n: int) -> list[Candidate]:
     try:
         return await fork.sample(n)
     except BudgetSpent:

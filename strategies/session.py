@@ -134,7 +134,7 @@ class Session:
         What the budget cannot pay, and what the verifier abstains on, stays unscored.
         """
         request = self._request
-        powers = SessionPowers(self, request.service.equivalence)
+        powers = SessionPowers(self.fork, request.service.equivalence)
         scored = await score_new(request, self.prompt, candidates, powers)
         self._produce(scored)
         return scored
