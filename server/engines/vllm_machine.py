@@ -76,7 +76,14 @@ def engine_config(path: str, options: VLLMOptions) -> Any:
 
 
 def _engine_arguments(options: VLLMOptions, *, on_cpu: bool) -> dict[str, Any]:
-    chosen: dict[str, Any] = {"disable_log_stats": True, "enable_prefix_caching": True}
+    chosen: dict[str, Any] = {
+        "disable_log_stats": True,
+        "enable_prefix_caching": True,
+        # vLLM's default lets JSON have any white space: small models then write nothing else until
+        # their tokens are used up. Of the backends that can forbid it, this one knows the tags by
+        # which tool parsers force a call.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+    }
     if on_cpu:
         # vLLM's own block size on a CPU is 128, and samples share whole blocks of a prompt only.
         # 32 is the least that its fast attention kernels take.

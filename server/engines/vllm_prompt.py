@@ -253,4 +253,9 @@ def bad_request(error: VLLMClientError | ValidationError, unnamed: str | None = 
     if not isinstance(error, VLLMValidationError):
         return BadRequest(str(error), param=unnamed)
     name: str | None = error.parameter
-    return BadRequest(str(error.args[0]), param=_FIELDS.get(name, name) if name else unnamed)
+    too_long = name in ("input_text", "input_tokens")
+    return BadRequest(
+        str(error.args[0]),
+        param=_FIELDS.get(name, name) if name else unnamed,
+        code="context_length_exceeded" if too_long else None,
+    )
