@@ -27,7 +27,7 @@ test: system-packages $(TOOLS) models ## Set up what tests need and run them all
 	$(BIN)/pytest $(PYTEST_OPTIONS)
 
 check: lint type ## Style, types, layers and the fast tests
-	$(BIN)/pytest -m "not model" $(PYTEST_OPTIONS)
+	$(BIN)/pytest -m "not model and not slow" $(PYTEST_OPTIONS)
 
 lint: $(TOOLS) ## Style and layers
 	$(BIN)/ruff check

@@ -23,6 +23,8 @@ from tests.server.local import QUESTION, make_state
 from tests.stub_upstream import Stub, running_stub
 from verifiers.types import Capabilities, Chunk, Engine, Prompt, Sampling
 
+pytestmark = pytest.mark.slow
+
 INTERVAL = 0.1
 
 

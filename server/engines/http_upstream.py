@@ -136,7 +136,7 @@ class Upstream:
 class _Busy(EngineUnavailable):
     """The upstream has no room now; it may say when to come back, in seconds."""
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

@@ -15,6 +15,8 @@ import pytest
 
 from tests.server.serving import FORETHOUGHT, environment, serving
 
+pytestmark = pytest.mark.slow
+
 SLOW = {"delay_s": "0.02"}
 QUESTION = {"messages": [{"role": "user", "content": "How long is a piece of string?"}]}
 

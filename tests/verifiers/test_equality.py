@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from verifiers.answers import canonical
 from verifiers.equality import AnswerEquality, cheap_verdict
 
+pytestmark = pytest.mark.slow
+
 EQUAL = [
     ("2\\sqrt{3}", "\\sqrt{12}"),
     ("\\sqrt{12}", "2 \\cdot \\sqrt3"),

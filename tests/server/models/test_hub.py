@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from model_hub import REVISION, ModelHub, serve_hub
 
+pytestmark = pytest.mark.slow
+
 HUB_ID = "example/Tiny"
 
 

@@ -13,6 +13,8 @@ from server.models import ModelError, SilentProgress
 from server.models.catalogue import CatalogueEntry
 from server.models.mirror import fetch
 
+pytestmark = pytest.mark.slow
+
 CONTENT = random.Random(0).randbytes(3_000_000)
 FETCH = """
 import sys, time

@@ -12,6 +12,8 @@ from server.models import ModelDirectory, ModelError, SilentProgress, resolve
 from server.models.catalogue import Catalogue, CatalogueEntry, read_catalogue
 from server.models.store import cache_directory
 
+pytestmark = pytest.mark.slow
+
 Publish = Callable[[bytes, int], CatalogueEntry]
 RESOLVE = """
 import sys
