@@ -91,7 +91,10 @@ class Sampling:
     thinking_token_budget: int | None = None
     seed: int | None = None
     first: int = 0
-    """Sample i of a group draws with `sample_seed(seed, first + i)`: splitting changes nothing."""
+    """Sample i of a group draws with `sample_seed(seed, first + i)`: splitting changes nothing.
+
+    Over HTTP the upstream itself adds i to the seed that it is sent, which is a hash plus `first`.
+    """
     logprobs: int | None = None
     """None: none. 0: of the generated tokens. k: also of the k likeliest at each place."""
     incremental: bool = False

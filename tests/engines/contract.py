@@ -190,7 +190,9 @@ async def closing_stops_everything(subject: Subject) -> None:
     subject.slow(0.05)
     for incremental in (False, True):
         chunks = subject.engine.generate(
-            PROMPT, replace(SAMPLING, incremental=incremental, max_tokens=400), 4
+            PROMPT,
+            replace(SAMPLING, incremental=incremental, max_tokens=400, min_tokens=400),
+            4,
         )
         reading = asyncio.create_task(anext(chunks))
         if incremental:
