@@ -100,6 +100,12 @@ class Race:
         """The candidates as they stand, in order; those that failed are as they were before."""
         return [lane.start if lane.error else lane.snapshot() for lane in self.lanes]
 
+    @property
+    def failure(self) -> ForethoughtError | None:
+        """The first error, where every candidate failed: one that fails costs only itself."""
+        errors = [lane.error for lane in self.lanes if lane.error is not None]
+        return errors[0] if errors and len(errors) == len(self.lanes) else None
+
     def _next_round(self) -> list[Lane]:
         live = [lane for lane in self.lanes if not lane.ended]
         rest = self.desk.ledger.tokens - self.aside

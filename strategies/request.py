@@ -34,8 +34,8 @@ class Request:
     fields: JSONObject = field(default_factory=dict)
     """What the request gave the verifier."""
     ticket: Ticket = field(default_factory=Ticket)
-    scores: dict[tuple[str, int], Score] = field(default_factory=dict)
-    """Scores by candidate id and length, so that only what is new is scored."""
+    scores: dict[tuple[str, str], Score] = field(default_factory=dict)
+    """Scores by candidate id and text, so that only what is new is scored."""
     produced: dict[str, Candidate] = field(default_factory=dict)
     """The latest state of every candidate that answers the request's own prompt."""
     votes: Votes | None = None

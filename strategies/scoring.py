@@ -49,9 +49,9 @@ async def _ask(
         return []
 
 
-def _version(candidate: Candidate) -> tuple[str, int]:
-    """Identify a state of a candidate: it grows, and a longer one is new."""
-    return candidate.id, candidate.tokens
+def _version(candidate: Candidate) -> tuple[str, str]:
+    """Identify a state of a candidate: it grows, and what has grown is new."""
+    return candidate.id, candidate.text
 
 
 def _scored(candidate: Candidate, score: Score | None) -> Candidate:

@@ -98,6 +98,7 @@ class Session:
 
         Raises:
             BudgetSpent: there was something to extend and nothing to pay with.
+            EngineError: none could be extended.
         """
         race = self._race(candidates, stop, tokens=tokens, **sampling)
         if race.lanes:
@@ -208,10 +209,9 @@ class Session:
         await race.run()
         if self._path == "0":
             self._request.prompt_tokens = race.prompt_tokens or self._request.prompt_tokens
+        if race.failure is not None:
+            raise race.failure
         drawn = [each for each in race.candidates if each.tokens or each.done]
-        failed = [lane.error for lane in race.lanes if lane.error is not None]
-        if not drawn and failed:
-            raise failed[0]
         if not drawn:
             raise BudgetSpent(self._request.ledger.stopped_by or Limit.TOKENS)
         self._produce(drawn)
@@ -282,6 +282,8 @@ class Session:
         return path
 
     def _merge(self, candidates: Sequence[Candidate], race: Race) -> list[Candidate]:
+        if race.failure is not None:
+            raise race.failure
         merged = list(candidates)
         for lane, candidate in zip(race.lanes, race.candidates, strict=True):
             merged[lane.index] = candidate

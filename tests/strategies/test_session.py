@@ -191,6 +191,16 @@ async def test_all_samples_failing_is_the_engines_error() -> None:
     assert bench.ledger.total.completion_tokens == 0
 
 
+async def test_extending_fails_where_nothing_can_be_extended() -> None:
+    engine = replies(WORDS)
+    bench = Bench(engine)
+    begun = await bench.session.extend(bench.session.blank(2), tokens=3)
+    engine.fail = lambda _prompt, _index: EngineError("gone")
+    with pytest.raises(EngineError, match="gone"):
+        await bench.session.extend(begun)
+    assert bench.at_rest()
+
+
 async def test_only_what_is_new_is_scored() -> None:
     bench = Bench()
     candidates = await bench.session.score(await bench.session.sample(3))
