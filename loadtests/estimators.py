@@ -1,9 +1,11 @@
-"""Statistics of paired comparisons over problems."""
+"""Statistics over problems: coverage, its growth, and paired comparisons."""
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -13,6 +15,38 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+class PowerLaw(NamedTuple):
+    """log(-log coverage) = intercept + slope · log k, natural logarithms."""
+
+    intercept: float
+    slope: float
+    r_squared: float
+
+
+def pass_at_k(correct: int, samples: int, k: int) -> float:
+    """Estimate, without bias, the chance that one of k samples is right: 1 - C(n-c, k) / C(n, k).
+
+    Chen et al., Evaluating Large Language Models Trained on Code, 2107.03374, equation 1.
+
+    Raises:
+        ValueError: k is not between 1 and the number of samples.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"k is {k}, and there are {samples} samples")
+    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def coverage_law(coverage: Mapping[int, float]) -> PowerLaw:
+    """Fit log(-log c) = a + b·log k to coverages by k, by least squares.
+
+    Brown et al., Large Language Monkeys, 2407.21787, section 3.1.
+    """
+    x = [math.log(k) for k in coverage]
+    y = [math.log(-math.log(c)) for c in coverage.values()]
+    slope, intercept = statistics.linear_regression(x, y)
+    return PowerLaw(intercept, slope, statistics.correlation(x, y) ** 2)
 
 
 def paired_bootstrap(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.estimators import paired_bootstrap
+from loadtests.estimators import coverage_law, paired_bootstrap, pass_at_k
 from loadtests.report import table, write_section
 
 
@@ -48,3 +50,42 @@ def test_a_section_replaces_itself_and_nothing_else(tmp_path: Path) -> None:
         "# Page\n\n<!-- one -->\n| a | b |\n| --- | --- |\n| 1 | 2 |\n<!-- /one -->\n\nkept\n"
         "\n<!-- two -->\nnew\n<!-- /two -->\n"
     )
+
+
+SAMPLES = 100
+PUBLISHED = {
+    "cot": {1: 4.03, 2: 7.28, 5: 14.29, 10: 21.48, 20: 29.55, 50: 40.68, 100: 49.0},
+    "io": {1: 7.34, 2: 10.57, 5: 14.92, 10: 17.89, 20: 21.15, 50: 27.28, 100: 33.0},
+}
+
+
+def game_of_24(kind: str, k: int) -> float:
+    counts = json.loads((Path(__file__).parents[1] / "data/game24_gpt4_correct.json").read_text())
+    return sum(pass_at_k(correct, SAMPLES, k) for correct in counts[kind]) / len(counts[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "k", "percent"),
+    [(kind, k, percent) for kind, row in PUBLISHED.items() for k, percent in row.items()],
+)
+def test_pass_at_k_of_gpt_4_on_game_of_24(kind: str, k: int, percent: float) -> None:
+    assert round(100 * game_of_24(kind, k), 2) == percent
+
+
+def test_coverage_grows_by_a_power_law() -> None:
+    law = coverage_law({k: game_of_24("cot", k) for k in PUBLISHED["cot"]})
+    assert (round(law.intercept, 3), round(law.slope, 3)) == (1.183, -0.329)
+    assert round(law.r_squared, 4) == 0.9997
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
+def test_pass_at_k_is_the_mean_over_all_subsets(right: list[bool], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(right)))
+    subsets = [any(subset) for subset in combinations(right, k)]
+    expected = sum(subsets) / len(subsets)
+    assert pass_at_k(sum(right), len(right), k) == pytest.approx(expected)
+
+
+def test_pass_at_k_needs_k_samples() -> None:
+    with pytest.raises(ValueError, match="there are 3 samples"):
+        pass_at_k(1, 3, 4)
