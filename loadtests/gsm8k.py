@@ -105,6 +105,12 @@ async def _ask(
 
 async def report(out: Path, model: str) -> None:
     """Write the section of `docs/results.md`."""
+    text = await figures_of(out, model)
+    write_section("gsm8k", f"{text}\n{circumstances('python -m loadtests.gsm8k')}")
+
+
+async def figures_of(out: Path, model: str) -> str:
+    """Judge a recorded run and write down what it shows."""
     rows = _rows(out)
     equality = AnswerEquality()
     single, voted = [], []
@@ -132,14 +138,13 @@ async def report(out: Path, model: str) -> None:
             [f"`self_consistency`, n = {n}", f"{vote:.1f} %", f"{tokens / len(rows):.0f}"],
         ],
     )
-    text = f"""\
+    return f"""\
 {figures}
 
 Gain: {gain.mean:+.1f} points, 95 % interval {gain.low:+.1f} to {gain.high:+.1f} (paired bootstrap
 over problems). {abstained:.1%} of the samples abstained: they gave no answer that could be read,
-mostly because they were cut at {CAP} tokens. T = {TEMPERATURE}, top_p 1, system prompt "{SYSTEM}".
-{circumstances("python -m loadtests.gsm8k")}"""
-    write_section("gsm8k", text)
+mostly because they were cut at {CAP} tokens. T = {TEMPERATURE}, top_p 1, system prompt
+"{SYSTEM}"."""
 
 
 async def _correct(

@@ -125,14 +125,14 @@ async def _serve(
             )
             seconds = time.monotonic() - started
             server = _Server(config, lambda: first_request(url, served, seconds))
-            _settle_heap()
+            settle_heap()
             await shutdown.serve(server, listener)
     except asyncio.CancelledError:
         return shutdown.code
     return 0
 
 
-def _settle_heap() -> None:
+def settle_heap() -> None:
     """Let the garbage collector run less often, and only over what came after the start.
 
     A reply with log-probabilities is thousands of small objects without circles. Making them sets
