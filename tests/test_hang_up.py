@@ -152,7 +152,11 @@ async def rate(client: httpx.AsyncClient, tokens: int = 64) -> float:
 
 
 async def check_model(client: httpx.AsyncClient, *, stream: bool) -> None:
-    """After hanging up on 16 samples one sample decodes at 0.8 of the unloaded rate or more."""
+    """After hanging up on 16 samples one sample decodes at 0.8 of the unloaded rate or more.
+
+    Both are the best of three: other processes of a machine only ever slow one down. What was not
+    stopped goes on for much longer than three probes take.
+    """
     await rate(client)
     unloaded = max([await rate(client) for _ in range(3)])
     await hang_up_after(
@@ -164,7 +168,7 @@ async def check_model(client: httpx.AsyncClient, *, stream: bool) -> None:
         budget={"max_tokens": 16_000},
         stream=stream,
     )
-    after = await rate(client)
+    after = max([await rate(client) for _ in range(3)])
     assert after >= 0.8 * unloaded, f"{after:.1f} of {unloaded:.1f} tokens/s after the hang-up"
 
 
