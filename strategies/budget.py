@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -54,6 +55,7 @@ class Ledger:
         self.usage: dict[Stage, Usage] = {stage: Usage() for stage in Stage}
         self.reserved = 0
         self.stopped_by: Limit | None = None
+        self._given_back = asyncio.Event()
 
     @property
     def total(self) -> Usage:
@@ -96,6 +98,16 @@ class Ledger:
         self.usage[stage] += Usage(calls=paid)
         return paid
 
+    def give_back(self, tokens: int) -> None:
+        """Free reserved tokens that were not generated."""
+        self.reserved -= tokens
+        self._given_back.set()
+        self._given_back = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Wait until some reservation is closed."""
+        await self._given_back.wait()
+
     def stop(self, limit: Limit) -> None:
         """Note which limit was reached, and raise BudgetSpent."""
         self.stopped_by = limit
@@ -131,7 +143,7 @@ class Reservation:
         """Give back what was not used, or book it where the engine cannot tell."""
         rest = self.tokens - self.used
         self.tokens = self.used
-        if exact and self.exact:
-            self._ledger.reserved -= rest
-        elif rest > 0:
+        exact = exact and self.exact
+        if not exact and rest > 0:
             self.book(Usage(completion_tokens=rest, exact=False))
+        self._ledger.give_back(rest if exact else 0)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from verifiers.errors import ForethoughtError
+from verifiers.errors import BudgetSpent, ForethoughtError
 
 Result = TypeVar("Result")
 
@@ -30,6 +30,14 @@ async def together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
     async with task_group() as group:
         tasks = [group.create_task(each) for each in work]
     return [task.result() for task in tasks]
+
+
+async def affordable(work: Coroutine[Any, Any, Result]) -> list[Result]:
+    """Return the result; nothing where the budget was spent before the work's end."""
+    try:
+        return [await work]
+    except BudgetSpent:
+        return []
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -50,6 +50,18 @@ class Lane:
         """Whether nothing has been said yet."""
         return self.start.tokens + self.tokens == 0
 
+    def continues_like(self, other: Lane) -> bool:
+        """Whether `other`, the next lane, starts from this lane's state and may get as much."""
+        return (
+            other.index == self.index + 1
+            and (self.text, self.token_ids) == (other.text, other.token_ids)
+            and self._share == other._share
+        )
+
+    @property
+    def _share(self) -> int:
+        return self.reservation.tokens if self.reservation is not None else 0
+
     def snapshot(self) -> Candidate:
         """Return the candidate as it stands."""
         return replace(

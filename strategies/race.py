@@ -72,7 +72,7 @@ class Race:
         ledger = self.desk.ledger
         try:
             async with asyncio.timeout(ledger.deadline - ledger.received - ledger.seconds) as limit:
-                while lanes := self._next_round():
+                while lanes := await self._next_round():
                     await self._round(lanes)
         except TimeoutError:
             if not limit.expired():
@@ -106,9 +106,12 @@ class Race:
         errors = [lane.error for lane in self.lanes if lane.error is not None]
         return errors[0] if errors and len(errors) == len(self.lanes) else None
 
-    def _next_round(self) -> list[Lane]:
+    async def _next_round(self) -> list[Lane]:
+        """Choose who goes on, and reserve for them; wait for what other races may give back."""
         live = [lane for lane in self.lanes if not lane.ended]
-        rest = self.desk.ledger.tokens - self.aside
+        ledger = self.desk.ledger
+        while live and (rest := ledger.tokens - self.aside) <= 0 and ledger.reserved:
+            await ledger.changed()
         if not live:
             return []
         if rest <= 0:
@@ -152,10 +155,14 @@ class Race:
                     lane.task = task
 
     def _waves(self, lanes: Sequence[Lane]) -> list[list[Lane]]:
-        """Fresh samples of one prompt and one length start together; the others go on alone."""
-        fresh = [lane for lane in lanes if lane.blank]
-        waves = [[lane] for lane in lanes if not lane.blank]
-        return [fresh, *waves] if fresh else waves
+        """Neighbours that start from the same state, with the same length, start together."""
+        waves: list[list[Lane]] = []
+        for lane in lanes:
+            if waves and waves[-1][-1].continues_like(lane):
+                waves[-1].append(lane)
+            else:
+                waves.append([lane])
+        return waves
 
     def _groups(self, wave: list[Lane]) -> list[list[Lane]]:
         return [[lane] for lane in wave] if self.separately or not wave else [wave]
@@ -194,8 +201,8 @@ class Race:
         if lane.blank:
             return self.prompt, sampling
         if sampling.seed is not None:
-            seed = sample_seed(sampling.seed, lane.index)
-            sampling = replace(sampling, seed=sample_seed(seed, lane.start.tokens + lane.tokens))
+            place = f"after {lane.start.tokens + lane.tokens}"
+            sampling = replace(sampling, seed=sample_seed(sampling.seed, place))
         reply = Reply(lane.text, tuple(lane.token_ids))
         return replace(self.prompt, reply=reply), sampling
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from strategies.budget import Limit, Stage
+from strategies.concurrency import affordable, together
 from strategies.events import EventKind
 from strategies.lane import Lane
 from strategies.powers import SessionPowers
@@ -30,6 +31,8 @@ from verifiers.types import (
     sample_seed,
 )
 from verifiers.votes import Votes, gather_votes
+
+Result = TypeVar("Result")
 
 DIVERSITY = 0.8
 """Temperature of strategies that need different samples, where the request names none above 0."""
@@ -48,8 +51,12 @@ class Session:
         n: int = 1,
         path: str = "0",
         stage: Stage = Stage.SAMPLE,
+        own: bool = True,
     ) -> None:
-        """Open a session; `sampling` is the request's own, its `max_tokens` caps each reply."""
+        """Open a session; `sampling` is the request's own, its `max_tokens` caps each reply.
+
+        `own`: its candidates answer the request's own prompt.
+        """
         self.prompt = prompt
         self.n = n
         self._request = request
@@ -57,6 +64,7 @@ class Session:
         self._sampling = sampling
         self._path = path
         self._stage = stage
+        self._own = own
         self._calls = 0
         source = random.SystemRandom().getrandbits(63) if sampling.seed is None else sampling.seed
         self.rng = random.Random(sample_seed(source, path))
@@ -129,6 +137,91 @@ class Session:
         path = self._next_path()
         return [Candidate(f"{path}.{index}") for index in range(n)]
 
+    def branch(self, candidates: Sequence[Candidate], widths: Sequence[int]) -> list[Candidate]:
+        """Return `widths[i]` copies of candidate i, to go on with: new ids, it is their parent.
+
+        Copies stand side by side, so that those of one candidate start together. A width of 0
+        prunes it. A finished candidate is not copied: it stays, once.
+        """
+        grown: list[Candidate] = []
+        for candidate, width in zip(candidates, widths, strict=True):
+            if candidate.done or not width:
+                grown.extend([candidate][:width])
+            else:
+                copies = self.blank(width)
+                grown += [replace(candidate, id=c.id, parent=candidate.id) for c in copies]
+        self.prune(each for each, width in zip(candidates, widths, strict=True) if not width)
+        return grown
+
+    def prune(self, candidates: Iterable[Candidate]) -> None:
+        """Say that the algorithm goes no further with these; what is finished stays an answer."""
+        for each in candidates:
+            if not each.done:
+                self._request.events.emit(EventKind.PRUNED, id=each.id, tokens=each.tokens)
+
+    async def append(
+        self, candidates: Sequence[Candidate], text: str, token_ids: Sequence[int] = ()
+    ) -> list[Candidate]:
+        """Put a text into the replies, to go on after it; one that had ended is open again.
+
+        It costs nothing, as nobody generated it. `token_ids`: where the text is one known token.
+        """
+        added = tuple(token_ids) or await self._engine.tokenize(text)
+        appended = [self._reopened(each, text, added) for each in candidates]
+        self._produce(appended)
+        return appended
+
+    def split(self, n: int) -> list[Session]:
+        """Open n sessions on the same prompt, for parts that run side by side.
+
+        Ids and seeds of each depend on its own calls alone, whatever the others do meanwhile.
+        """
+        return [
+            Session(
+                self._request,
+                self._engine,
+                self.prompt,
+                self._sampling,
+                path=self._next_path(),
+                stage=self._stage,
+                own=self._own,
+            )
+            for _ in range(n)
+        ]
+
+    async def side_by_side(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+        """Run coroutines at the same time; return in order what those gave that could be paid.
+
+        Raises:
+            BudgetSpent: not one could be paid to its end.
+        """
+        outcomes = await together(affordable(each) for each in work)
+        results = [result for outcome in outcomes for result in outcome]
+        if not results:
+            raise BudgetSpent(self._request.ledger.stopped_by or Limit.TOKENS)
+        return results
+
+    def affords(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether one more step of each can be paid and scored, and one be finished after.
+
+        A quarter of the budget, but no more than the rest of a reply, is kept to finish one. Ask
+        before each step: a search that ends in good time gives a whole answer.
+        """
+        ledger, verifier = self._request.ledger, self._request.verifier
+        moving = [each for each in candidates if not each.done]
+        judged = verifier.calls if verifier is not None else 0
+        rest = max((self._sampling.max_tokens - each.tokens for each in moving), default=0)
+        kept = min(rest, ledger.budget.max_tokens // 4)
+        if ledger.calls < len(moving) * (1 + max(1, judged)) + 1:
+            ledger.stopped_by = Limit.CALLS
+        elif ledger.tokens + ledger.reserved <= kept:
+            ledger.stopped_by = Limit.TOKENS
+        elif ledger.seconds >= ledger.budget.deadline_s:
+            ledger.stopped_by = Limit.DEADLINE
+        else:
+            return True
+        return False
+
     async def score(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates with scores; only what is new is scored.
 
@@ -155,7 +248,7 @@ class Session:
             ],
             abstentions=votes.abstentions,
         )
-        if self._path == "0":
+        if self._own:
             request.votes = votes
         return votes
 
@@ -165,27 +258,39 @@ class Session:
         *,
         engine: str | None = None,
         stage: Stage | None = None,
+        answers: bool = False,
+        formats: bool = False,
         **sampling: Any,
     ) -> Session:
         """Open a session on another prompt: same budget, same ledger, its own seeds.
 
-        Tools and formats stay with the request's own prompt.
+        Args:
+            messages: the other prompt.
+            engine: the configuration's name of another engine.
+            stage: who generates, where it is not the one that generates here.
+            answers: its replies answer the request's own question: they are candidates of it.
+            formats: the request's tools and response format rule them; else they are left out.
+            sampling: fields of `Sampling` that differ.
         """
         stage = self._stage if stage is None else stage
         own = self._sampling
         if stage is Stage.VERIFY:
             own = Sampling(max_tokens=own.max_tokens, seed=own.seed)
+        prompt = self.prompt if formats else Prompt(())
+        elsewhere = engine is not None
         return Session(
             self._request,
-            self._engine if engine is None else self._request.service.engines[engine],
-            Prompt(
-                tuple(messages),
-                adapter=self.prompt.adapter if engine is None else None,
-                template_arguments=self.prompt.template_arguments if engine is None else {},
+            self._request.service.engines[engine] if engine is not None else self._engine,
+            replace(
+                prompt,
+                messages=tuple(messages),
+                adapter=None if elsewhere else self.prompt.adapter,
+                template_arguments={} if elsewhere else self.prompt.template_arguments,
             ),
             replace(own, **sampling),
             path=self._next_path(),
             stage=stage,
+            own=answers and self._own,
         )
 
     async def conclude(self, source: Candidate | Session, n: int = 1) -> list[Candidate]:
@@ -207,7 +312,7 @@ class Session:
         blank = self.blank(n)
         race = self._race(blank, **options)
         await race.run()
-        if self._path == "0":
+        if self._own:
             self._request.prompt_tokens = race.prompt_tokens or self._request.prompt_tokens
         if race.failure is not None:
             raise race.failure
@@ -235,7 +340,7 @@ class Session:
         drawn = self._sampling_with(**sampling)
         moving = [(i, each) for i, each in enumerate(candidates) if not each.done]
         if moving:
-            if request.ledger.tokens <= 0:
+            if request.ledger.tokens <= 0 and not request.ledger.reserved:
                 request.ledger.stop(Limit.TOKENS)
             moving = moving[: request.ledger.call(self._stage, len(moving))]
         lanes = []
@@ -281,9 +386,25 @@ class Session:
         self._calls += 1
         return path
 
+    def _reopened(self, candidate: Candidate, text: str, added: tuple[int, ...]) -> Candidate:
+        ids = candidate.token_ids
+        ended = candidate.finish_reason == "stop" and candidate.stop_reason is None
+        if ended and self._engine.capabilities.end_token:
+            ids = ids[:-1]
+        return replace(
+            candidate,
+            text=candidate.text + text,
+            token_ids=ids + added if ids or not candidate.text else (),
+            message=None,
+            finish_reason=None,
+            stop_reason=None,
+        )
+
     def _merge(self, candidates: Sequence[Candidate], race: Race) -> list[Candidate]:
         if race.failure is not None:
             raise race.failure
+        if self._own:
+            self._request.prompt_tokens = race.prompt_tokens or self._request.prompt_tokens
         merged = list(candidates)
         for lane, candidate in zip(race.lanes, race.candidates, strict=True):
             merged[lane.index] = candidate
@@ -291,5 +412,5 @@ class Session:
         return merged
 
     def _produce(self, candidates: Sequence[Candidate]) -> None:
-        if self._path == "0":
+        if self._own:
             self._request.produced.update((each.id, each) for each in candidates)

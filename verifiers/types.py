@@ -33,6 +33,8 @@ class TokenLogprob(NamedTuple):
     token: str
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
+    top_ids: tuple[int, ...] = ()
+    """The ids of `top`, where the engine has ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,8 @@ class Capabilities:
     tools: bool = False
     together: bool = False
     """n samples are cheaper as one group than as n groups of one."""
+    end_token: bool = False
+    """The ids of a reply that ended by itself hold the token that ended it, its text does not."""
     adapters: tuple[str, ...] = ()
     defaults: Mapping[str, float] = field(default_factory=dict)
     """The model's generation_config, as far as it is applied."""
@@ -273,6 +277,9 @@ class Engine(Protocol):
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """Count the prompt's tokens after the chat template; 0 where the engine cannot tell."""
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text that is put into a reply; () where the engine has no ids."""
 
     async def aclose(self) -> None:
         """Release everything."""

@@ -100,6 +100,10 @@ class HTTPEngine:
         body = {"model": prompt.adapter or self._model, **prompt_fields(prompt)}
         return token_count(await self._upstream.post_beside("/tokenize", body))
 
+    async def tokenize(self, text: str) -> tuple[int, ...]:  # noqa: ARG002
+        """Return nothing: text is the truth here, and the upstream makes tokens of it."""
+        return ()
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self._upstream.aclose()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeAlias
 
-from server.engines.scripts import Replies, Script, arithmetic, joined
+from server.engines.scripts import Replies, Script, arithmetic, joined, split
 from verifiers.errors import BadRequest
 from verifiers.types import Capabilities, Chunk, Continuation, Prompt, Sampling
 
@@ -50,6 +50,10 @@ class ScriptedEngine:
         """Count words, and the tokens of the reply to go on with."""
         words = sum(len(str(message.get("content") or "").split()) for message in prompt.messages)
         return words + len(prompt.reply.token_ids if prompt.reply else ())
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Number the words: ids that no reply of a script has."""
+        return tuple(range(len(split(text))))
 
     async def aclose(self) -> None:
         """Nothing to release."""

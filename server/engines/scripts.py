@@ -43,14 +43,15 @@ class _Reply(NamedTuple):
 class Replies:
     """The replies that a script has given, found again by any of their token ids.
 
-    The script gives the whole reply. Sample 0 of a prompt that ends in token ids given here
-    goes on exactly where they end; the other samples branch off there: for them, and for foreign
+    The script gives the whole reply. The first sample of a prompt that ends in token ids given
+    here goes on exactly where they end; all others branch off there: for them, and for foreign
     replies, the script sees `prompt.reply` and gives what follows.
     """
 
     def __init__(self, script: Script) -> None:
         self._script = script
         self._replies: dict[int, _Reply] = {}
+        self._continued: set[int] = set()
 
     def plan(
         self, prompt: Prompt, sampling: Sampling, index: int, prompt_tokens: int, room: int
@@ -87,15 +88,21 @@ class Replies:
         """Find or ask for the whole reply, and the place in it where this sample starts."""
         given = prompt.reply.token_ids if prompt.reply else ()
         key, place = divmod(given[-1], _PLACES) if given else (0, 0)
-        if index == 0 and key in self._replies:
+        if given and key in self._replies and given[-1] not in self._continued:
+            self._continued.add(given[-1])
             return self._replies[key], place + 1
         said = self._script(prompt, sampling, index)
         message = said if isinstance(said, Message) else None
         text = said if isinstance(said, str) else _raw(said)
         name = f"{given} {text} {message}".encode()
         key = int.from_bytes(blake2b(name, digest_size=5).digest())
-        pieces = tuple([""] * len(given) + _TOKEN.findall(text))
+        pieces = tuple([""] * len(given) + split(text))
         return self._replies.setdefault(key, _Reply(key, pieces, message)), len(given)
+
+
+def split(text: str) -> list[str]:
+    """Cut a text into tokens: words with the blank before them, and other white space."""
+    return _TOKEN.findall(text)
 
 
 def arithmetic(prompt: Prompt, sampling: Sampling, index: int) -> str | Message:

@@ -84,6 +84,7 @@ class VLLMEngine:
             counts_live=True,
             grammars=True,
             tools=await renderer.shows_tools(),
+            end_token=True,
             adapters=tuple(adapters),
             defaults=renderer.defaults,
         )
@@ -105,6 +106,10 @@ class VLLMEngine:
         """Count the prompt's tokens after the chat template."""
         rendered = await self._renderer.render(prompt, Sampling(max_tokens=1))
         return rendered.length
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text, without special tokens around it."""
+        return self._renderer.tokenize(text)
 
     async def aclose(self) -> None:
         """End vLLM's processes: SIGTERM first, SIGKILL after ten seconds."""

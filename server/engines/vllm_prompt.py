@@ -157,8 +157,11 @@ class ChatRenderer:
             return Reply()
         if reply.token_ids:
             return reply
-        ids = self._tokenizer.encode(reply.text, add_special_tokens=False)
-        return Reply(reply.text, tuple(ids))
+        return Reply(reply.text, self.tokenize(reply.text))
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text, without special tokens around it."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _room(self, prompt_length: int) -> int:
         room = self.context_length - prompt_length

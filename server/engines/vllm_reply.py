@@ -145,16 +145,21 @@ def _logprobs(
     if places is None:
         return ()
     return tuple(
-        TokenLogprob(
-            place[token_id].decoded_token,
-            place[token_id].logprob,
-            tuple((entry.decoded_token, entry.logprob) for entry in _likeliest(place, top)),
-        )
+        _token_logprob(place[token_id], _likeliest(place, top))
         for token_id, place in zip(token_ids, places, strict=True)
     )
 
 
-def _likeliest(place: Mapping[int, Any], top: int) -> list[Any]:
+def _token_logprob(drawn: Any, likeliest: Sequence[tuple[int, Any]]) -> TokenLogprob:
+    return TokenLogprob(
+        drawn.decoded_token,
+        drawn.logprob,
+        tuple((entry.decoded_token, entry.logprob) for _, entry in likeliest),
+        tuple(token_id for token_id, _ in likeliest),
+    )
+
+
+def _likeliest(place: Mapping[int, Any], top: int) -> list[tuple[int, Any]]:
     if top == 0:
         return []
-    return sorted(place.values(), key=lambda entry: entry.logprob, reverse=True)[:top]
+    return sorted(place.items(), key=lambda item: item[1].logprob, reverse=True)[:top]
