@@ -85,6 +85,7 @@ async def take_order(wire: ChatRequest, state: State, path: str | None, received
         cap = _fit(cap, target, prompt_tokens)
     if (wire.min_tokens or 0) > cap:
         raise BadRequest(f"a reply has at most {cap} tokens here", param="min_tokens")
+    _check_restarts(wire, strategy)
     sampling = _sampling(wire, cap, target, strategy[1], judge)
     ledger = Ledger(budget, received=received)
     events = EventLog(lambda: ledger.seconds)
@@ -165,6 +166,15 @@ def _check_shape(wire: ChatRequest, state: State, strategy: Strategy) -> None:
         raise BadRequest(f"this strategy gives at most {choices} answers", param="n")
 
 
+def _check_restarts(wire: ChatRequest, strategy: tuple[str, Strategy]) -> None:
+    """Refuse what counts from the start of a reply where the strategy goes on with replies."""
+    if Need.CONTINUATION not in strategy[1].needs:
+        return
+    for name in ("presence_penalty", "frequency_penalty", "min_tokens", "thinking_token_budget"):
+        if getattr(wire, name):
+            raise BadRequest(f"{strategy[0]!r} grows replies by pieces: not with this", param=name)
+
+
 def _cap(wire: ChatRequest, state: State) -> int:
     """Return the longest reply that the client allows, in tokens."""
     most = state.settings.limits.max_completion_tokens
@@ -238,7 +248,7 @@ def _logprobs(wire: ChatRequest, target: Target, strategy: Strategy, judge: Judg
     if judge.verifier is not None:
         wanted.append(judge.verifier.logprobs)
     n = wire.n or 1
-    if given is not None and (strategy.samples(n) > n or Need.LOGPROBS in strategy.needs):
+    if given is not None and (strategy.samples(n) > n or Need.LOGPROBS in strategy.required()):
         wanted.append(0)
     return max((each for each in wanted if each is not None), default=None)
 

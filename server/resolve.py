@@ -109,7 +109,7 @@ def choose_judge(
     """
     body = {"name": given} if isinstance(given, str) else dict(given or {})
     said = {} if preset is None else dict(preset.verifier or {})
-    scores = Need.SCORES in strategy[1].needs
+    scores = Need.SCORES in strategy[1].required()
     if "name" in body and body["name"] != said.get("name"):
         said = {}  # fields of a preset's verifier are not for another one
     told = {**said, **body}
@@ -142,8 +142,15 @@ def check_available(strategy: Strategy, judge: Judge, capabilities: Capabilities
     """Refuse what this engine cannot do. Raises BadRequest."""
     if reason := strategy.unavailable(capabilities):
         raise BadRequest(f"not available here: {reason}", param="strategy")
-    if judge.verifier is not None and (reason := judge.verifier.unavailable(capabilities)):
+    if judge.verifier is None:
+        return
+    if reason := judge.verifier.unavailable(capabilities):
         raise BadRequest(f"not available here: {reason}", param="verifier")
+    if Need.STEP_SCORES in strategy.needs and not judge.verifier.partial:
+        raise BadRequest(
+            f"{judge.name!r} judges whole replies; this strategy needs a verifier of steps",
+            param="verifier",
+        )
 
 
 def _unalias(name: str, classes: Iterable[str]) -> str:

@@ -37,6 +37,8 @@ class Need(StrEnum):
 
     SCORES = "scores"
     """A verifier; where the request names none, the server's default."""
+    STEP_SCORES = "step_scores"
+    """A verifier that can judge a reply that has not ended."""
     CONTINUATION = "continuation"
     """An engine that can go on with a reply."""
     LOGPROBS = "logprobs"
@@ -62,6 +64,7 @@ class Strategy(BaseModel, ABC):
     paper: ClassVar[str] = ""
     """Title and arXiv id of the method's source."""
     needs: ClassVar[frozenset[Need]] = frozenset()
+    """What it cannot work without, with its default parameters."""
 
     @abstractmethod
     def samples(self, n: int) -> int:
@@ -75,17 +78,28 @@ class Strategy(BaseModel, ABC):
     async def run(self, session: Session) -> Sequence[Candidate]:
         """Return candidates, best first."""
 
+    async def rank(self, session: Session, candidates: Sequence[Candidate]) -> list[Candidate]:  # noqa: ARG002
+        """Order what there is where the budget ended in the middle of `run`, best first.
+
+        `candidates` answer the request's own question; they come in the order of their making.
+        """
+        return best_first(candidates)
+
+    def required(self) -> frozenset[Need]:
+        """Return what it cannot work without, with the parameters that it has."""
+        return self.needs
+
     def worst_case(self, n: int, cap: int, verifier: Verifier | None, budget: Budget) -> WorstCase:
         """Return the most samples and tokens it can spend, with replies of at most `cap` tokens."""
         samples = min(self.samples(n), budget.max_calls)
-        judged = verifier.max_tokens if verifier is not None and Need.SCORES in self.needs else 0
+        judged = verifier.max_tokens if verifier is not None and Need.SCORES in self.required() else 0
         return WorstCase(samples, min(samples * (cap + judged), budget.max_tokens))
 
     def unavailable(self, capabilities: Capabilities) -> str | None:
         """Say why it cannot work with that engine; None if it can."""
-        if Need.CONTINUATION in self.needs and capabilities.continuation is Continuation.NONE:
+        if Need.CONTINUATION in self.required() and capabilities.continuation is Continuation.NONE:
             return "the engine cannot go on with a reply"
-        if Need.LOGPROBS in self.needs and capabilities.logprobs is None:
+        if Need.LOGPROBS in self.required() and capabilities.logprobs is None:
             return "the engine gives no log-probabilities"
         return None
 
@@ -116,7 +130,7 @@ class Outcome:
 
 
 async def run(strategy: Strategy, session: Session, request: Request) -> Outcome:
-    """Run a strategy to its end, or to the best finished candidate where the budget ended first.
+    """Run a strategy to its end, or to what it ranks best where the budget ended first.
 
     Raises:
         DeadlinePassed: nothing was generated before the deadline.
@@ -124,9 +138,10 @@ async def run(strategy: Strategy, session: Session, request: Request) -> Outcome
         EngineError: every sample failed.
     """
     try:
-        ranked = list(await strategy.run(session))
+        ranked = list(await _ranked(strategy, session))
     except BudgetSpent as spent:
-        ranked = best_first(request.produced.values())
+        request.concluded = False  # what was to be streamed never began
+        ranked = await strategy.rank(session, list(request.produced.values()))
         if not ranked and spent.limit == Limit.DEADLINE:
             raise DeadlinePassed("the deadline passed before there was an answer") from None
         if not ranked:
@@ -152,6 +167,18 @@ async def run(strategy: Strategy, session: Session, request: Request) -> Outcome
         stopped_by=outcome.stopped_by,
     )
     return outcome
+
+
+async def _ranked(strategy: Strategy, session: Session) -> Sequence[Candidate]:
+    """Run the algorithm; where it goes on with replies, no grammar may rule them while it does.
+
+    Grammars start afresh with every continuation, so a last prompt has the answer written in the
+    form that the request wants.
+    """
+    if Need.CONTINUATION not in strategy.needs or not session.prompt.constrained:
+        return await strategy.run(session)
+    ranked = await strategy.run(session.unconstrained())
+    return await session.write_down(ranked[0])
 
 
 def best_first(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -54,6 +54,8 @@ class Ledger:
         self.received = time.monotonic() if received is None else received
         self.usage: dict[Stage, Usage] = {stage: Usage() for stage in Stage}
         self.reserved = 0
+        self.aside = 0
+        """Tokens that nobody may reserve yet."""
         self.stopped_by: Limit | None = None
         self._given_back = asyncio.Event()
 
@@ -64,8 +66,9 @@ class Ledger:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are neither generated nor reserved."""
-        return self.budget.max_tokens - self.total.completion_tokens - self.reserved
+        """Tokens that are neither generated nor reserved nor kept aside."""
+        made = self.total.completion_tokens
+        return self.budget.max_tokens - made - self.reserved - self.aside
 
     @property
     def calls(self) -> int:

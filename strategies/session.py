@@ -34,6 +34,9 @@ from verifiers.votes import Votes, gather_votes
 
 Result = TypeVar("Result")
 
+WRITE_DOWN = "Give your final answer now, in the required form and nothing else."
+"""Asked after a search that no grammar ruled."""
+
 DIVERSITY = 0.8
 """Temperature of strategies that need different samples, where the request names none above 0."""
 
@@ -52,10 +55,12 @@ class Session:
         path: str = "0",
         stage: Stage = Stage.SAMPLE,
         own: bool = True,
+        speaks: bool = True,
     ) -> None:
         """Open a session; `sampling` is the request's own, its `max_tokens` caps each reply.
 
-        `own`: its candidates answer the request's own prompt.
+        `own`: its candidates answer the request's own prompt. `speaks`: what it concludes is the
+        answer that the client gets.
         """
         self.prompt = prompt
         self.n = n
@@ -65,6 +70,7 @@ class Session:
         self._path = path
         self._stage = stage
         self._own = own
+        self._speaks = speaks
         self._calls = 0
         source = random.SystemRandom().getrandbits(63) if sampling.seed is None else sampling.seed
         self.rng = random.Random(sample_seed(source, path))
@@ -176,18 +182,7 @@ class Session:
 
         Ids and seeds of each depend on its own calls alone, whatever the others do meanwhile.
         """
-        return [
-            Session(
-                self._request,
-                self._engine,
-                self.prompt,
-                self._sampling,
-                path=self._next_path(),
-                stage=self._stage,
-                own=self._own,
-            )
-            for _ in range(n)
-        ]
+        return [self._child() for _ in range(n)]
 
     async def side_by_side(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
         """Run coroutines at the same time; return in order what those gave that could be paid.
@@ -269,51 +264,83 @@ class Session:
             engine: the configuration's name of another engine.
             stage: who generates, where it is not the one that generates here.
             answers: its replies answer the request's own question: they are candidates of it.
-            formats: the request's tools and response format rule them; else they are left out.
+            formats: the request's tools and response format rule them; else they are left out,
+                or where they answer: tools are shown, to be thought about, and nothing is forced.
             sampling: fields of `Sampling` that differ.
         """
         stage = self._stage if stage is None else stage
         own = self._sampling
         if stage is Stage.VERIFY:
             own = Sampling(max_tokens=own.max_tokens, seed=own.seed)
-        prompt = self.prompt if formats else Prompt(())
         elsewhere = engine is not None
-        return Session(
-            self._request,
-            self._request.service.engines[engine] if engine is not None else self._engine,
-            replace(
-                prompt,
+        return self._child(
+            engine=self._engine if engine is None else self._request.service.engines[engine],
+            prompt=replace(
+                self.prompt if formats else Prompt(()),
                 messages=tuple(messages),
                 adapter=None if elsewhere else self.prompt.adapter,
                 template_arguments={} if elsewhere else self.prompt.template_arguments,
             ),
-            replace(own, **sampling),
-            path=self._next_path(),
+            sampling=replace(own, **sampling),
             stage=stage,
             own=answers and self._own,
         )
+
+    def unconstrained(self) -> Session:
+        """Open a session on the same prompt without its tools and format, which speaks to nobody.
+
+        Tokens to write the answer down are kept aside: a reply, but at most a quarter of them.
+        """
+        ledger = self._request.ledger
+        ledger.aside = min(self._sampling.max_tokens, ledger.budget.max_tokens // 4)
+        prompt = replace(self.prompt, tools=(), tool_choice=None, response_format=None)
+        return self._child(prompt=prompt, n=self.n, speaks=False)
+
+    async def write_down(self, found: Candidate) -> list[Candidate]:
+        """Have an answer that was found written in the form that the request wants."""
+        self._request.ledger.aside = 0
+        asked = {"role": "user", "content": WRITE_DOWN}
+        said = {"role": "assistant", "content": found.content}
+        fork = self.fork([*self.prompt.messages, said, asked], answers=True, formats=True)
+        return await self.conclude(fork, self.n)
 
     async def conclude(self, source: Candidate | Session, n: int = 1) -> list[Candidate]:
         """Decide: from here on the answer streams to the client.
 
         A session is sampled n times; an unfinished candidate is finished; a finished one is sent.
         """
-        self._request.concluded = True
+        live = self._speaks
+        self._request.concluded |= live
         if isinstance(source, Session):
-            return await source._draw(n, live=True)
+            return await source._draw(n, live=live)
         if source.done:
-            self._request.events.answer(0, source)
+            if live:
+                self._request.events.answer(0, source)
             return [source]
-        race = self._race([source], live=True)
+        race = self._race([source], live=live)
         await race.run()
         return self._merge([source], race)
+
+    def _child(self, **changes: Any) -> Session:
+        """Open a session that differs from this one in what is named."""
+        given = {
+            "engine": self._engine,
+            "prompt": self.prompt,
+            "sampling": self._sampling,
+            "path": self._next_path(),
+            "stage": self._stage,
+            "own": self._own,
+            "speaks": self._speaks,
+            **changes,
+        }
+        return Session(self._request, **given)
 
     async def _draw(self, n: int, **options: Any) -> list[Candidate]:
         blank = self.blank(n)
         race = self._race(blank, **options)
         await race.run()
         if self._own:
-            self._request.prompt_tokens = race.prompt_tokens or self._request.prompt_tokens
+            self._request.prompt_tokens = self._request.prompt_tokens or race.prompt_tokens
         if race.failure is not None:
             raise race.failure
         drawn = [each for each in race.candidates if each.tokens or each.done]
@@ -404,7 +431,7 @@ class Session:
         if race.failure is not None:
             raise race.failure
         if self._own:
-            self._request.prompt_tokens = race.prompt_tokens or self._request.prompt_tokens
+            self._request.prompt_tokens = self._request.prompt_tokens or race.prompt_tokens
         merged = list(candidates)
         for lane, candidate in zip(race.lanes, race.candidates, strict=True):
             merged[lane.index] = candidate
@@ -414,3 +441,8 @@ class Session:
     def _produce(self, candidates: Sequence[Candidate]) -> None:
         if self._own:
             self._request.produced.update((each.id, each) for each in candidates)
+
+
+def _free(prompt: Prompt) -> Prompt:
+    choice = "none" if prompt.tools else None
+    return replace(prompt, tool_choice=choice, response_format=None)

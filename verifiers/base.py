@@ -51,6 +51,11 @@ class Verifier(BaseModel, ABC):
         """The most tokens that scoring one candidate generates."""
         return 0
 
+    @property
+    def partial(self) -> bool:
+        """Whether it can judge a reply that has not ended: what step search asks for."""
+        return False
+
     def unavailable(self, capabilities: Capabilities) -> str | None:
         """Say why this verifier cannot work with that engine; None if it can."""
         wanted = self.logprobs

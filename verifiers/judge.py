@@ -56,6 +56,11 @@ class Judge(Verifier):
     least_mass: float = Field(0.1, gt=0, le=1, description="Least probability of all digits.")
 
     @property
+    def partial(self) -> bool:
+        """Any reply so far can be judged."""
+        return True
+
+    @property
     def calls(self) -> int:
         """One question per candidate."""
         return 1

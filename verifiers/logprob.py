@@ -42,6 +42,11 @@ class Logprob(Verifier):
         """Alternatives are needed for self-certainty alone."""
         return ALTERNATIVES if self.measure == "self_certainty" else 0
 
+    @property
+    def partial(self) -> bool:
+        """Any reply so far can be judged."""
+        return True
+
     async def score(
         self,
         task: Task,  # noqa: ARG002

@@ -104,13 +104,15 @@ class Sampling:
 
     @property
     def restarts(self) -> bool:
-        """Whether a parameter counts from the reply's start, so that continuing would change it."""
+        """Whether a parameter counts from the reply's start, so that continuing would change it.
+
+        A repetition penalty does not: it counts the prompt as well.
+        """
         return bool(
             self.min_tokens
             or self.presence_penalty
             or self.frequency_penalty
             or self.thinking_token_budget is not None
-            or self.repetition_penalty not in (None, 1.0)
         )
 
 
