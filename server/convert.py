@@ -168,7 +168,7 @@ def _check_shape(wire: ChatRequest, state: State, strategy: Strategy) -> None:
 
 def _check_restarts(wire: ChatRequest, strategy: tuple[str, Strategy]) -> None:
     """Refuse what counts from the start of a reply where the strategy goes on with replies."""
-    if Need.CONTINUATION not in strategy[1].needs:
+    if Need.CONTINUATION not in strategy[1].required():
         return
     for name in ("presence_penalty", "frequency_penalty", "min_tokens", "thinking_token_budget"):
         if getattr(wire, name):

@@ -146,7 +146,7 @@ def check_available(strategy: Strategy, judge: Judge, capabilities: Capabilities
         return
     if reason := judge.verifier.unavailable(capabilities):
         raise BadRequest(f"not available here: {reason}", param="verifier")
-    if Need.STEP_SCORES in strategy.needs and not judge.verifier.partial:
+    if Need.STEP_SCORES in strategy.required() and not judge.verifier.partial:
         raise BadRequest(
             f"{judge.name!r} judges whole replies; this strategy needs a verifier of steps",
             param="verifier",

@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 import strategies
 from strategies.budget import Budget, Limit
+from strategies.concurrency import affordable
 from strategies.events import EventKind
 from strategies.request import Request
 from strategies.session import Session
@@ -92,7 +94,9 @@ class Strategy(BaseModel, ABC):
     def worst_case(self, n: int, cap: int, verifier: Verifier | None, budget: Budget) -> WorstCase:
         """Return the most samples and tokens it can spend, with replies of at most `cap` tokens."""
         samples = min(self.samples(n), budget.max_calls)
-        judged = verifier.max_tokens if verifier is not None and Need.SCORES in self.required() else 0
+        judged = (
+            verifier.max_tokens if verifier is not None and Need.SCORES in self.required() else 0
+        )
         return WorstCase(samples, min(samples * (cap + judged), budget.max_tokens))
 
     def unavailable(self, capabilities: Capabilities) -> str | None:
@@ -137,15 +141,11 @@ async def run(strategy: Strategy, session: Session, request: Request) -> Outcome
         BudgetSpent: nothing could be paid for.
         EngineError: every sample failed.
     """
-    try:
-        ranked = list(await _ranked(strategy, session))
-    except BudgetSpent as spent:
-        request.concluded = False  # what was to be streamed never began
-        ranked = await strategy.rank(session, list(request.produced.values()))
-        if not ranked and spent.limit == Limit.DEADLINE:
-            raise DeadlinePassed("the deadline passed before there was an answer") from None
-        if not ranked:
-            raise
+    bare = Need.CONTINUATION in strategy.required() and session.prompt.constrained
+    ranked = await _searched(strategy, session.unconstrained() if bare else session, request)
+    if bare:
+        written = await affordable(session.write_down(ranked[: session.n]))
+        ranked = [*chain(*written), *ranked]
     choices = tuple(ranked[: session.n])
     if not request.concluded:
         for index, choice in enumerate(choices):
@@ -169,16 +169,18 @@ async def run(strategy: Strategy, session: Session, request: Request) -> Outcome
     return outcome
 
 
-async def _ranked(strategy: Strategy, session: Session) -> Sequence[Candidate]:
-    """Run the algorithm; where it goes on with replies, no grammar may rule them while it does.
-
-    Grammars start afresh with every continuation, so a last prompt has the answer written in the
-    form that the request wants.
-    """
-    if Need.CONTINUATION not in strategy.needs or not session.prompt.constrained:
-        return await strategy.run(session)
-    ranked = await strategy.run(session.unconstrained())
-    return await session.write_down(ranked[0])
+async def _searched(strategy: Strategy, session: Session, request: Request) -> Sequence[Candidate]:
+    """Run the algorithm, or take the best of what it had where the budget ended first."""
+    try:
+        return list(await strategy.run(session))
+    except BudgetSpent as spent:
+        request.concluded = False  # what was to be streamed never began
+        ranked = await strategy.rank(session, list(request.produced.values()))
+        if not ranked and spent.limit == Limit.DEADLINE:
+            raise DeadlinePassed("the deadline passed before there was an answer") from None
+        if not ranked:
+            raise
+        return ranked
 
 
 def best_first(candidates: Iterable[Candidate]) -> list[Candidate]:

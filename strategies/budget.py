@@ -56,6 +56,7 @@ class Ledger:
         self.reserved = 0
         self.aside = 0
         """Tokens that nobody may reserve yet."""
+        self.calls_aside = 0
         self.stopped_by: Limit | None = None
         self._given_back = asyncio.Event()
 
@@ -73,7 +74,7 @@ class Ledger:
     @property
     def calls(self) -> int:
         """Samples and scorings that can still be paid."""
-        return self.budget.max_calls - self.total.calls
+        return self.budget.max_calls - self.total.calls - self.calls_aside
 
     @property
     def deadline(self) -> float:

@@ -76,7 +76,8 @@ def holds(*placeholders: str) -> AfterValidator:
 
 def newest_first(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Order versions of a reply, oldest first: finished ones first, then the newest."""
-    return sorted(reversed(candidates), key=lambda each: not each.done)
+    newest = candidates[::-1]
+    return sorted(newest, key=lambda each: not each.done)
 
 
 async def same_answer(session: Session, first: Candidate, second: Candidate) -> bool:

@@ -84,7 +84,16 @@ class Session:
     @property
     def spent(self) -> bool:
         """Whether a limit was reached: decide with what there is."""
-        return self._request.ledger.stopped_by is not None
+        return self._request.ledger.stopped_by not in (None, Limit.DECIDED)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the request can be repeated: then nothing may depend on who ends first."""
+        return self._sampling.seed is not None
+
+    def decided(self) -> None:
+        """Say that the strategy stops early: more samples could hardly change the answer."""
+        self._request.ledger.stopped_by = Limit.DECIDED
 
     async def sample(self, n: int, *, separately: bool = False, **sampling: Any) -> list[Candidate]:
         """Draw n replies; return what was paid for, unfinished ones with `done=False`.
@@ -126,6 +135,10 @@ class Session:
         """Run candidates side by side: iterate for progress, `stop` one; leaving stops the rest.
 
         Take fresh ones from `blank`. The race's `candidates` are how they stand at the end.
+
+        Raises:
+            BudgetSpent: nothing could be paid, or nothing was begun before the deadline.
+            EngineError: every candidate failed.
         """
         race = self._race(candidates, stop, separately=True, incremental=True, **sampling)
         running = asyncio.create_task(race.run())
@@ -134,9 +147,11 @@ class Session:
         finally:
             running.cancel()
             await asyncio.wait([running])
-            self._produce(race.candidates)
+            self._produce([each for each in race.candidates if each.tokens or each.done])
         if not running.cancelled():
             running.result()
+        if race.lanes:
+            self._begun(race)
 
     def blank(self, n: int) -> list[Candidate]:
         """Return n candidates that have not begun."""
@@ -264,8 +279,7 @@ class Session:
             engine: the configuration's name of another engine.
             stage: who generates, where it is not the one that generates here.
             answers: its replies answer the request's own question: they are candidates of it.
-            formats: the request's tools and response format rule them; else they are left out,
-                or where they answer: tools are shown, to be thought about, and nothing is forced.
+            formats: the request's tools and response format rule them; else they are left out.
             sampling: fields of `Sampling` that differ.
         """
         stage = self._stage if stage is None else stage
@@ -293,16 +307,25 @@ class Session:
         """
         ledger = self._request.ledger
         ledger.aside = min(self._sampling.max_tokens, ledger.budget.max_tokens // 4)
+        ledger.calls_aside = min(self.n, ledger.budget.max_calls - 1)
         prompt = replace(self.prompt, tools=(), tool_choice=None, response_format=None)
         return self._child(prompt=prompt, n=self.n, speaks=False)
 
-    async def write_down(self, found: Candidate) -> list[Candidate]:
-        """Have an answer that was found written in the form that the request wants."""
-        self._request.ledger.aside = 0
-        asked = {"role": "user", "content": WRITE_DOWN}
-        said = {"role": "assistant", "content": found.content}
-        fork = self.fork([*self.prompt.messages, said, asked], answers=True, formats=True)
-        return await self.conclude(fork, self.n)
+    async def write_down(
+        self, found: Sequence[Candidate], asked: str = WRITE_DOWN
+    ) -> list[Candidate]:
+        """Have answers that were found written in the form that the request wants."""
+        ledger = self._request.ledger
+        ledger.aside = ledger.calls_aside = 0
+        user = {"role": "user", "content": asked}
+        turns = [({"role": "assistant", "content": each.content}, user) for each in found]
+        forks = [
+            self.fork([*self.prompt.messages, *turn], answers=True, formats=True) for turn in turns
+        ]
+        if len(forks) == 1:
+            return await self.conclude(forks[0], self.n)
+        written = await self.side_by_side(fork.sample(1) for fork in forks)
+        return [each for drawn in written for each in drawn]
 
     async def conclude(self, source: Candidate | Session, n: int = 1) -> list[Candidate]:
         """Decide: from here on the answer streams to the client.
@@ -339,6 +362,10 @@ class Session:
         blank = self.blank(n)
         race = self._race(blank, **options)
         await race.run()
+        return self._begun(race)
+
+    def _begun(self, race: Race) -> list[Candidate]:
+        """Record and return what was begun; raise where nothing was."""
         if self._own:
             self._request.prompt_tokens = self._request.prompt_tokens or race.prompt_tokens
         if race.failure is not None:
@@ -441,8 +468,3 @@ class Session:
     def _produce(self, candidates: Sequence[Candidate]) -> None:
         if self._own:
             self._request.produced.update((each.id, each) for each in candidates)
-
-
-def _free(prompt: Prompt) -> Prompt:
-    choice = "none" if prompt.tools else None
-    return replace(prompt, tool_choice=choice, response_format=None)
