@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.tasks.base import Problem
-from verifiers.types import Candidate, FinishReason, JSONObject
+from verifiers.types import Candidate, FinishReason, JSONObject, TokenLogprob
 
 MANIFEST = "manifest.json"
 POOLS = Path(__file__).parent / "pools"
@@ -57,11 +57,12 @@ class Sample:
         return sum(self.logprobs) / max(1, len(self.logprobs))
 
     def candidate(self) -> Candidate:
-        """Return the reply as strategies and verifiers see it, without log-probabilities."""
+        """Return the reply as strategies and verifiers see it; which tokens it has is not known."""
         return Candidate(
             f"{self.problem}.{self.sample}",
             self.text,
             tokens=self.completion_tokens,
+            logprobs=tuple(TokenLogprob("", each) for each in self.logprobs),
             finish_reason=self.finish_reason,
         )
 

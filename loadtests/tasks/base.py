@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from verifiers.answers import answer_of, extract
 from verifiers.canonical import canonical
@@ -13,6 +16,10 @@ from verifiers.types import Candidate, Equivalence, JSONObject, Prompt
 
 BOXED = "Solve the problem step by step. Finish with the final answer in \\boxed{}."
 """The system prompt of tasks whose answer is a number or a formula."""
+
+
+DATA = Path(__file__).parents[1] / "data"
+"""Problems of others; its README tells their sources and licences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +55,20 @@ class Verdict(NamedTuple):
 class Task(ABC):
     """A set of problems. A subclass is one file of `loadtests/tasks/`."""
 
-    name: str
-    """As `forethought bench record --task` is given it."""
+    name: ClassVar[str]
+    """As `forethought bench record --task` is given it, alone or as NAME:ARGUMENT."""
+    takes: ClassVar[str] = ""
+    """What the argument is, in words; empty: there is none."""
+
+    def __init__(self, argument: str = "", seed: int = 0) -> None:
+        if argument and not self.takes:
+            raise ValueError(f"the task {self.name} takes no argument, not {argument!r}")
+        self.argument, self.seed = argument, seed
+
+    @property
+    def spec(self) -> str:
+        """The name with its argument: what finds this very task again."""
+        return f"{self.name}:{self.argument}" if self.argument else self.name
 
     @abstractmethod
     def problems(self) -> Sequence[Problem]:
@@ -72,6 +91,18 @@ class Task(ABC):
                 strict, rights[: len(replies)], rights[len(replies) :], strict=True
             )
         ]
+
+
+def conversation(question: str, system: str = "") -> tuple[JSONObject, ...]:
+    """Return the messages that ask one question."""
+    opening = ({"role": "system", "content": system},) if system else ()
+    return (*opening, {"role": "user", "content": question})
+
+
+def data_rows(name: str) -> list[dict[str, Any]]:
+    """Read a compressed JSONL file of `loadtests/data/`."""
+    with gzip.open(DATA / name, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 async def _equal(
