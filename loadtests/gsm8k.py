@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loadtests.estimators import paired_bootstrap
+from loadtests.inference import paired_bootstrap
 from loadtests.report import circumstances, table, write_section
 from verifiers.answers import extract
 from verifiers.equality import AnswerEquality
