@@ -14,10 +14,9 @@ import argparse
 import asyncio
 import json
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from loadtests.report import circumstances, table, write_section
-from loadtests.servers import Server, free_port, serving
+from loadtests.servers import Server
+from loadtests.systems import OUT, starter
 
-OUT = Path(__file__).parent / "out"
 CLIENTS = 32
 WIDTH = 8
 MODEL = "stub"
@@ -90,31 +89,10 @@ async def load(target: Target, seconds: float) -> tuple[float, float]:
 @contextmanager
 def targets(peers: Path | None) -> Iterator[list[Target]]:
     """Start the upstream and everything in front of it."""
-    python = sys.executable
-    with ExitStack() as stack:
-
-        def start(name: str, command: list[str], port: int, ready: str, **env: str) -> Server:
-            log = OUT / f"overhead-{name}.log"
-            return stack.enter_context(
-                serving(command, port, ready=ready, log=log, environment=env)
-            )
-
-        port = free_port()
-        stub = start(
-            "stub", [python, "-m", "tests.stub_upstream", "--port", str(port)], port, "/v1/models"
-        )
+    with starter("overhead") as servers:
+        stub = servers.module("tests.stub_upstream")
         upstream = f"{stub.url}/v1"
-        port = free_port()
-        forethought = str(Path(python).with_name("forethought"))
-        ours = start(
-            "forethought",
-            [
-                *(forethought, "serve", "--engine", "http", "--upstream", upstream),
-                *("--model", MODEL, "--port", str(port), "--log-level", "warning"),
-            ],
-            port,
-            "/readyz",
-        )
+        ours = servers.forethought(upstream, MODEL)
         body = {"model": MODEL}
         made = [
             Target("the upstream, n=8 (the limit)", stub, {**body, "n": WIDTH}),
@@ -126,46 +104,15 @@ def targets(peers: Path | None) -> Iterator[list[Target]]:
             ),
         ]
         if peers is not None:
-            made += _peers(peers.resolve(), upstream, start)
+            optillm = servers.optillm(peers.resolve(), upstream, MODEL, WIDTH)
+            its = servers.its(peers.resolve(), upstream, MODEL)
+            voting = {"model": f"majority_voting-{MODEL}", "k": WIDTH}
+            made += [
+                Target("its-iaas self-consistency", its, {**body, "budget": WIDTH}),
+                Target("optillm majority_voting", optillm, voting),
+                Target("optillm bon", optillm, {"model": f"bon-{MODEL}"}),
+            ]
         yield made
-
-
-def _peers(directory: Path, upstream: str, start: Any) -> list[Target]:
-    """Start OptiLLM and its_hub as their own documents say."""
-    port = free_port()
-    optillm = start(
-        "optillm",
-        [
-            str(directory / "optillm" / "bin" / "optillm"),
-            *("--base-url", upstream, "--model", MODEL, "--port", str(port)),
-            *("--best-of-n", str(WIDTH)),
-        ],
-        port,
-        "/health",
-        OPENAI_API_KEY="none",
-    )
-    port = free_port()
-    its = start(
-        "its",
-        [str(directory / "its" / "bin" / "its-iaas"), "--host", "127.0.0.1", "--port", str(port)],
-        port,
-        "/docs",
-    )
-    configuration = {
-        "endpoint": upstream,
-        "api_key": "none",
-        "model": MODEL,
-        "alg": "self-consistency",
-        "regex_patterns": [r"\\boxed\{([^}]+)\}"],
-    }
-    httpx.post(f"{its.url}/configure", json=configuration, timeout=60).raise_for_status()
-    return [
-        Target("its-iaas self-consistency", its, {"model": MODEL, "budget": WIDTH}),
-        Target(
-            "optillm majority_voting", optillm, {"model": f"majority_voting-{MODEL}", "k": WIDTH}
-        ),
-        Target("optillm bon", optillm, {"model": f"bon-{MODEL}"}),
-    ]
 
 
 def main() -> None:
