@@ -30,6 +30,7 @@ class Connections:
         """Time-outs are in seconds: between two pieces of an answer, and for connecting."""
         self._free = asyncio.Semaphore(limit)
         self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self._tls = ssl.create_default_context()
         self._timeouts = {"connect": connect_timeout, "read": timeout, "write": timeout}
 
@@ -45,12 +46,14 @@ class Connections:
         request.extensions["timeout"] = self._timeouts
         async with self._free:
             transport = self._idle.pop() if self._idle else self._open()
+            usable = False
             try:
                 response = await transport.handle_async_request(request)
                 try:
                     yield response
                 finally:
                     await response.aclose()
+                    usable = True
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 raise EngineUnavailable(f"the upstream cannot be reached: {error}") from error
             except httpx.TimeoutException as error:
@@ -58,12 +61,27 @@ class Connections:
             except httpx.TransportError as error:
                 raise EngineError(f"the upstream broke the connection off: {error}") from error
             finally:
-                self._idle.append(transport)
+                if usable:
+                    self._idle.append(transport)
+                else:
+                    self._discard(transport)
 
     async def aclose(self) -> None:
         """Close the connections that rest."""
         while self._idle:
-            await self._idle.pop().aclose()
+            self._discard(self._idle.pop())
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _discard(self, transport: httpx.AsyncHTTPTransport) -> None:
+        """Close a transport in a task of its own, which nobody cancels.
+
+        httpcore shields its own clean-up from anyio's cancellation, not from asyncio's: one that is
+        cancelled while it closes holds its only connection for ever.
+        """
+        task = asyncio.create_task(transport.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _open(self) -> httpx.AsyncHTTPTransport:
         return httpx.AsyncHTTPTransport(verify=self._tls, limits=_ONE)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import httpx
 import pytest
 
-from server.engines.http_connection import Connections, read
+from server.engines.http_connection import Connections, pieces, read
 from verifiers.errors import EngineError, EngineTimeout, EngineUnavailable
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -129,3 +129,25 @@ async def test_unasked_bytes_close_the_connection() -> None:
         await asyncio.sleep(0.05)
         assert await fetch(connections, server.port) == b"ok"
         assert server.connected == 2
+
+
+async def test_a_reader_that_is_cancelled_while_it_closes_blocks_nobody() -> None:
+    slow = [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", b"def", b"ghi"]
+
+    async def leave(port: int) -> None:
+        request = httpx.Request("GET", f"http://127.0.0.1:{port}/")
+        async with connections.exchange(request) as response, aclosing(pieces(response)) as body:
+            async for _ in body:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()  # it comes at the next await: in the middle of the close
+                break
+
+    async with serving(slow, [ANSWER], limit=1) as (server, connections):
+        leaving = asyncio.create_task(leave(server.port))
+        await asyncio.wait([leaving])
+        assert leaving.cancelled()
+        async with asyncio.timeout(5):
+            assert await fetch(connections, server.port) == b"ok"
+        await asyncio.sleep(0.05)
+        assert server.hung_up == 1
