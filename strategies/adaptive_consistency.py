@@ -44,10 +44,10 @@ class AdaptiveConsistency(Parallel):
 
     async def run(self, session: Session) -> Sequence[Candidate]:
         """Draw a wave, count all, stop once that is certain enough."""
-        drawn: list[Candidate] = []
-        first = max(self.wave, LEAST)
+        drawn = session.reusable(self.n, temperature=self.temperature)
+        first = max(self.wave, LEAST, len(drawn))
         for start, end in pairwise((0, *range(first, self.n, self.wave), self.n)):
-            votes = await self._wave(session, end - start, drawn)
+            votes = await self._wave(session, end - max(start, len(drawn)), drawn)
             if end < self.n and self._certain(votes, session.n):
                 session.decided()
                 break
@@ -83,4 +83,4 @@ class AdaptiveConsistency(Parallel):
 def lead(first: int, second: int) -> float:
     """Return P(θ > ½) for θ ~ Beta(first + 1, second + 1), as a binomial sum."""
     draws = first + second + 1
-    return sum(math.comb(draws, j) for j in range(first + 1)) / 2**draws
+    return sum(math.comb(draws, j) for j in range(first + 1)) / (1 << draws)

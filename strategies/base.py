@@ -16,12 +16,12 @@ import strategies
 from strategies.budget import Budget, Limit
 from strategies.concurrency import affordable
 from strategies.events import EventKind
-from strategies.request import Request
+from strategies.request import Request, Service
 from strategies.session import Session
 from verifiers.answers import answer_of
 from verifiers.base import Verifier
 from verifiers.discovery import discover
-from verifiers.errors import BudgetSpent, DeadlinePassed
+from verifiers.errors import BadRequest, BudgetSpent, DeadlinePassed
 from verifiers.types import Candidate, Capabilities, Continuation
 
 MAX_SAMPLES = 1024
@@ -52,6 +52,16 @@ class WorstCase(NamedTuple):
 
     samples: int
     tokens: int
+
+
+class Part(NamedTuple):
+    """A strategy that another one runs."""
+
+    place: str
+    """The dotted path, among the other's parameters, of the object that holds it as `strategy`."""
+    strategy: Strategy
+    engine: str | None = None
+    """The configuration's name of the engine that it runs on; None: the other's own."""
 
 
 class Strategy(BaseModel, ABC):
@@ -87,9 +97,38 @@ class Strategy(BaseModel, ABC):
         """
         return best_first(candidates)
 
+    def parts(self) -> tuple[Part, ...]:
+        """Return the strategies that it runs, as its parameters name them."""
+        return ()
+
     def required(self) -> frozenset[Need]:
-        """Return what it cannot work without, with the parameters that it has."""
-        return self.needs
+        """Return what it and its parts cannot work without, with the parameters that they have."""
+        return self.needs.union(*(part.strategy.required() for part in self.parts()))
+
+    def check(self, service: Service, place: str = "strategy") -> None:
+        """Refuse what it names and this server has not, or cannot do there.
+
+        Raises:
+            BadRequest: its `param` is the dotted path, under `place`, of what is refused.
+        """
+        for part in self.parts():
+            here = f"{place}.{part.place}"
+            if part.engine is not None:
+                if part.engine not in service.engines:
+                    raise BadRequest(f"there is no engine {part.engine!r}", param=f"{here}.engine")
+                able = service.engines[part.engine].capabilities
+                if reason := self.part_unavailable(part, able):
+                    raise BadRequest(f"not available here: {reason}", param=here)
+            part.strategy.check(service, f"{here}.strategy")
+
+    def part_unavailable(self, part: Part, capabilities: Capabilities) -> str | None:
+        """Say why a part of it cannot work with that engine; None if it can."""
+        return part.strategy.unavailable(capabilities)
+
+    def engines(self) -> frozenset[str]:
+        """Return the names of all engines beside the request's own that it would ask."""
+        named = {part.engine for part in self.parts() if part.engine is not None}
+        return frozenset(named).union(*(part.strategy.engines() for part in self.parts()))
 
     def worst_case(self, n: int, cap: int, verifier: Verifier | None, budget: Budget) -> WorstCase:
         """Return the most samples and tokens it can spend, with replies of at most `cap` tokens."""
@@ -142,7 +181,7 @@ async def run(strategy: Strategy, session: Session, request: Request) -> Outcome
         EngineError: every sample failed.
     """
     bare = Need.CONTINUATION in strategy.required() and session.prompt.constrained
-    ranked = await _searched(strategy, session.unconstrained() if bare else session, request)
+    ranked = await _searched(strategy, session.unconstrained() if bare else session)
     if bare:
         written = await affordable(session.write_down(ranked[: session.n]))
         ranked = [*chain(*written), *ranked]
@@ -169,18 +208,28 @@ async def run(strategy: Strategy, session: Session, request: Request) -> Outcome
     return outcome
 
 
-async def _searched(strategy: Strategy, session: Session, request: Request) -> Sequence[Candidate]:
-    """Run the algorithm, or take the best of what it had where the budget ended first."""
+async def attempt(strategy: Strategy, session: Session) -> list[Candidate]:
+    """Run the algorithm, or take the best of what it had made where the budget ended first.
+
+    Raises:
+        BudgetSpent: it had made nothing.
+    """
     try:
         return list(await strategy.run(session))
-    except BudgetSpent as spent:
-        request.concluded = False  # what was to be streamed never began
-        ranked = await strategy.rank(session, list(request.produced.values()))
-        if not ranked and spent.limit == Limit.DEADLINE:
-            raise DeadlinePassed("the deadline passed before there was an answer") from None
+    except BudgetSpent:
+        ranked = await strategy.rank(session, session.salvage())
         if not ranked:
             raise
         return ranked
+
+
+async def _searched(strategy: Strategy, session: Session) -> list[Candidate]:
+    try:
+        return await attempt(strategy, session)
+    except BudgetSpent as spent:
+        if spent.limit == Limit.DEADLINE:
+            raise DeadlinePassed("the deadline passed before there was an answer") from None
+        raise
 
 
 def best_first(candidates: Iterable[Candidate]) -> list[Candidate]:

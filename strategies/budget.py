@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -57,6 +59,7 @@ class Ledger:
         self.aside = 0
         """Tokens that nobody may reserve yet."""
         self.calls_aside = 0
+        self.seconds_aside = 0.0
         self.stopped_by: Limit | None = None
         self._given_back = asyncio.Event()
 
@@ -78,8 +81,8 @@ class Ledger:
 
     @property
     def deadline(self) -> float:
-        """The moment of `time.monotonic()` at which everything stops."""
-        return self.received + self.budget.deadline_s
+        """The moment of `time.monotonic()` at which everything stops that may run now."""
+        return self.received + self.budget.deadline_s - self.seconds_aside
 
     @property
     def seconds(self) -> float:
@@ -101,6 +104,22 @@ class Ledger:
             self.stopped_by = Limit.CALLS
         self.usage[stage] += Usage(calls=paid)
         return paid
+
+    @contextmanager
+    def saving(self, tokens: int, calls: int) -> Iterator[None]:
+        """Set aside what follows this context: of tokens and time, a quarter of what is left."""
+        tokens = max(0, min(tokens, -(-self.tokens // 4)))
+        calls = max(0, min(calls, self.calls))
+        seconds = max(0.0, self.deadline - time.monotonic()) / 4
+        self.aside += tokens
+        self.calls_aside += calls
+        self.seconds_aside += seconds
+        try:
+            yield
+        finally:
+            self.aside -= tokens
+            self.calls_aside -= calls
+            self.seconds_aside -= seconds
 
     def give_back(self, tokens: int) -> None:
         """Free reserved tokens that were not generated."""

@@ -33,9 +33,9 @@ class ChainOfThought(Strategy):
     `examples` are earlier turns, after the system message, and take the trigger's place. The
     reply streams. With `extract`, a second reply, to `extraction`, is the answer, and the first
     is not shown; so it is done by default where a grammar rules the answer, which would leave
-    no room to think. Right for small models that do not think by themselves. The papers decode
-    greedily, here the request's temperature holds; zero-shot, the paper lets the reply itself
-    begin with the trigger.
+    no room to think. A budget without a second call leaves the thoughts. Right for small models
+    that do not think by themselves. The papers decode greedily, here the request's temperature
+    holds; zero-shot, the paper lets the reply itself begin with the trigger.
     """
 
     type: Literal["chain_of_thought"] = "chain_of_thought"

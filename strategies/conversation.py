@@ -57,6 +57,11 @@ def with_question(messages: Sequence[JSONObject], text: str) -> list[JSONObject]
     return [*messages[:place], {**messages[place], "content": put}, *messages[place + 1 :]]
 
 
+def apart(text: str, after: str) -> str:
+    """Return a text as it is put into a reply: in a paragraph of its own, unless a line begins."""
+    return text if after.endswith("\n") or not after else f"\n\n{text}"
+
+
 def fill(template: str, **values: str) -> str:
     """Put values in the place of {placeholders}, literally: values and other braces stay as is."""
     return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)

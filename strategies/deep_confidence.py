@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -105,7 +105,9 @@ class DeepConfidence(Parallel):
                 if session.seeded or not trace.done or trace.id in ended:
                     continue
                 ended[trace.id] = _measured(trace, window)
-                if self._agreed(await _vote(session, [*traces, *ended.values()], threshold)):
+                if len(ended) < width and self._agreed(
+                    await _vote(session, [*traces, *ended.values()], threshold)
+                ):
                     session.decided()
                     break
         return [_measured(each, window) for each in race.candidates if each.done]
@@ -119,7 +121,7 @@ def _measured(trace: Candidate, window: int) -> Candidate:
     return replace(trace, score=lowest_group(trace.logprobs, window))
 
 
-async def _vote(session: Session, traces: Collection[Candidate], threshold: float) -> Votes:
+async def _vote(session: Session, traces: Sequence[Candidate], threshold: float) -> Votes:
     sure = [each for each in traces if each.score >= threshold]
     votes = await session.votes(sure, weighted=True)
-    return votes if votes.classes else await session.votes([*traces], weighted=True)
+    return votes if votes.classes else await session.votes(traces, weighted=True)

@@ -20,7 +20,7 @@ class EventKind(StrEnum):
     SCORED = "scored"
     """A verifier judged a candidate."""
     PRUNED = "pruned"
-    """A candidate was stopped while it was being generated."""
+    """A candidate goes no further: it was stopped, or the search goes on without it."""
     VOTED = "voted"
     """Answers were compared and counted."""
     FINISHED = "finished"

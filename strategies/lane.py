@@ -47,8 +47,8 @@ class Lane:
 
     @property
     def blank(self) -> bool:
-        """Whether nothing has been said yet."""
-        return self.start.tokens + self.tokens == 0
+        """Whether nothing has been said or put in yet."""
+        return self.start.tokens + self.tokens == 0 and not self.text
 
     def continues_like(self, other: Lane) -> bool:
         """Whether `other`, the next lane, starts from this lane's state and may get as much."""

@@ -62,8 +62,6 @@ class Mixture(Parallel):
                 break
             agents = self._shown(session, drawn)
             drawn = await agents.sample(self._width(session), temperature=self.temperature)
-        if not session.affords([]):
-            return best_first(drawn)
         return [*await session.conclude(self._shown(session, drawn), session.n), *best_first(drawn)]
 
     def _width(self, session: Session) -> int:

@@ -7,11 +7,21 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from strategies.admission import Admission, Ticket
+from strategies.allocation import Table, shipped_tables
 from strategies.budget import Ledger
 from strategies.events import EventLog
 from verifiers.base import Verifier
-from verifiers.types import Candidate, Engine, Equivalence, JSONObject, Score
+from verifiers.types import Candidate, Engine, Equivalence, JSONObject, Prompt, Sampling, Score
 from verifiers.votes import Votes
+
+
+class Drawing(NamedTuple):
+    """What a whole reply was drawn from; equal ones give replies that are as good as each other."""
+
+    engine: Engine
+    prompt: Prompt
+    sampling: Sampling
+    """Without its seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,8 @@ class Service:
     engines: Mapping[str, Engine]
     equivalence: Equivalence
     admission: Admission
+    tables: Mapping[str, Table] = field(default_factory=shipped_tables)
+    """What `compute_optimal` spends by."""
 
 
 @dataclass(eq=False, slots=True)
@@ -38,6 +50,8 @@ class Request:
     """Scores by candidate id and text, so that only what is new is scored."""
     produced: dict[str, Candidate] = field(default_factory=dict)
     """The latest state of every candidate that answers the request's own prompt."""
+    drawn: dict[str, Drawing] = field(default_factory=dict)
+    """How those of them that were drawn in one go, from the prompt on, were drawn."""
     votes: Votes | None = None
     """The last vote over answers to the request's own prompt."""
     prompt_tokens: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,15 +18,20 @@ async def score_new(
 ) -> list[Candidate]:
     """Return the candidates with their scores, asking only for those that have none yet.
 
-    What the budget cannot pay, and what the verifier abstains on, stays unscored.
+    Siblings with the same words are one question. What the budget cannot pay, and what the
+    verifier abstains on, stays unscored.
     """
-    unseen = {_version(c): c for c in candidates if _version(c) not in request.scores}
-    new = list(unseen.values())
-    for candidate, score in zip(new, await _ask(request, prompt, new, powers), strict=False):
-        request.scores[_version(candidate)] = score
+    unseen: dict[tuple[str, str, bool], list[Candidate]] = defaultdict(list)
+    for each in candidates:
+        if _version(each) not in request.scores:
+            unseen[each.parent or each.id, each.text, each.done].append(each)
+    new = [same[0] for same in unseen.values()]
+    scores = await _ask(request, prompt, new, powers)
+    for same, score in zip(unseen.values(), scores, strict=False):
+        request.scores.update((_version(each), score) for each in same)
         request.events.emit(
             EventKind.SCORED,
-            id=candidate.id,
+            id=same[0].id,
             score=score.value,
             steps=score.steps,
             abstained=score.abstained,

@@ -60,13 +60,18 @@ class Logprob(Verifier):
         if not tokens:
             return Score(0.0, abstained=True)
         if self.measure == "self_certainty":
-            return Score(sum(map(_divergence, tokens)) / len(tokens))
+            return Score(self_certainty(tokens))
         values = [token.logprob for token in tokens]
         if self.measure == "tail":
             values = values[-self.window :]
         elif self.measure == "lowest_window":
             return Score(math.exp(_lowest_mean(values, self.window)))
         return Score(math.exp(sum(values) / len(values)))
+
+
+def self_certainty(tokens: Sequence[TokenLogprob]) -> float:
+    """Return the mean over tokens, at least one, of KL(uniform ‖ p) in nats."""
+    return sum(map(_divergence, tokens)) / len(tokens)
 
 
 def _divergence(token: TokenLogprob) -> float:

@@ -250,8 +250,8 @@ class Capabilities:
     tools: bool = False
     together: bool = False
     """n samples are cheaper as one group than as n groups of one."""
-    end_token: bool = False
-    """The ids of a reply that ended by itself hold the token that ended it, its text does not."""
+    end_tokens: tuple[int, ...] = ()
+    """Ids that end a reply: the ids of one that ended by itself hold it, its text does not."""
     adapters: tuple[str, ...] = ()
     defaults: Mapping[str, float] = field(default_factory=dict)
     """The model's generation_config, as far as it is applied."""

@@ -29,6 +29,8 @@ Script: TypeAlias = Callable[[Prompt, Sampling, int], str | Message]
 
 _TOKEN = re.compile(r" ?\S+|\s+")
 _PLACES = 1 << 16
+_KEY_BITS = 8 * 5 + 16
+"""Bits of a token id; alternatives to it differ from it in higher ones."""
 _WORDS = ("so", "then", "7", "+", "12", "=", "19", "gives")
 
 
@@ -146,13 +148,17 @@ def _stops(
 
 
 def _logprobs(piece: str, token_id: int, k: int | None) -> tuple[TokenLogprob, ...]:
-    """Make up a probability between 0.5 and 0.98, and halve what is left among the others."""
+    """Make up a probability between 0.5 and 0.98, and halve what is left among the others.
+
+    Their ids belong to no reply: whoever goes on after one branches off there.
+    """
     if k is None:
         return ()
     chance = 0.5 + token_id * 37 % 97 / 200
     rest = [(f"{piece}~{rank}", math.log((1 - chance) / 2**rank)) for rank in range(1, k)]
     top = ((piece, math.log(chance)), *rest)[:k]
-    return (TokenLogprob(piece, math.log(chance), top),)
+    top_ids = tuple(rank << _KEY_BITS | token_id for rank in range(k))
+    return (TokenLogprob(piece, math.log(chance), top, top_ids),)
 
 
 def joined(chunks: Sequence[Chunk]) -> Chunk:

@@ -107,6 +107,14 @@ class ChatRenderer:
         """The model's generation_config, as far as sampling goes."""
         return {name: value for name, value in self._defaults.items() if name != "max_tokens"}
 
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The tokenizer's own end of a text, then those of the model's generation_config."""
+        own: int | None = self._tokenizer.eos_token_id
+        listed: int | list[int] | None = self._model.try_get_generation_config().get("eos_token_id")
+        others = [listed] if isinstance(listed, int) else listed or []
+        return tuple(dict.fromkeys([own, *others] if own is not None else others))
+
     async def shows_tools(self) -> bool:
         """Tell whether the chat template puts tools into the prompt."""
         message = {"role": "user", "content": "?"}

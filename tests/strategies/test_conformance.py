@@ -10,8 +10,9 @@ import pytest
 
 from server.engines.scripted import ScriptedEngine
 from strategies import race
-from strategies.base import Strategy, strategy_classes
+from strategies.base import Need, Parallel, Strategy, strategy_classes
 from strategies.budget import Budget, Ledger, Reservation, Stage
+from strategies.events import EventKind
 from strategies.self_consistency import SelfConsistency
 from tests.strategies import conformance
 from tests.strategies.harness import Bench
@@ -108,7 +109,11 @@ async def test_a_judge_is_counted_in_its_own_stage(strategy: Strategy) -> None:
     await bench.run(strategy)
     assert bench.ledger.total.completion_tokens == engine.log["tokens"]
     judged = bench.ledger.usage[Stage.VERIFY]
-    assert judged.calls == (len(bench.request.produced) if strategy.needs else 0)
+    scored = [each.data["id"] for each in bench.events.events if each.kind is EventKind.SCORED]
+    assert judged.calls == len(scored)
+    assert bool(scored) == (Need.SCORES in strategy.required())
+    if scored and isinstance(strategy, Parallel):
+        assert {each.id for each in bench.request.produced.values() if each.done} <= set(scored)
     assert bench.at_rest()
 
 

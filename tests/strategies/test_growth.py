@@ -67,10 +67,12 @@ async def test_a_text_that_is_put_in_is_free_and_is_gone_on_from() -> None:
     assert grown.done
 
 
-@pytest.mark.parametrize(("end_token", "kept"), [(False, 5), (True, 4)])
-async def test_the_token_that_ended_a_reply_is_taken_back(end_token: bool, kept: int) -> None:
+@pytest.mark.parametrize(("end_tokens", "kept"), [((), 5), ((2,), 4)])
+async def test_the_token_that_ended_a_reply_is_taken_back(
+    end_tokens: tuple[int, ...], kept: int
+) -> None:
     engine = ScriptedEngine(tree)
-    engine.capabilities = replace(engine.capabilities, end_token=end_token)
+    engine.capabilities = replace(engine.capabilities, end_tokens=end_tokens)
     bench = Bench(engine)
     (whole,) = await bench.session.sample(1)
     assert len(whole.token_ids) == 5
