@@ -96,6 +96,26 @@ def grade(pool: PoolPath) -> None:
 
 
 @app.command()
+def tune(
+    pools: Annotated[list[str], typer.Argument(metavar="POOL…", help="Directories or kept ones.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write the table, as JSON.")] = None,
+    bins: Annotated[int, typer.Option(min=1, max=16, help="Of difficulty.")] = 3,
+    orders: Annotated[int, typer.Option(min=1, help="Of each problem's samples.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the folds and the orders.")] = 0,
+) -> None:
+    """Learn from pools on what `compute_optimal` should spend, and say what that is worth."""
+    from loadtests import tuning
+
+    with _reported():
+        opened = [open_pool(_path(pool)) for pool in pools]
+        tuned = tuning.tune(opened, bins=bins, orders=orders, seed=seed)
+        if out is not None:
+            written = tuned.table.model_dump(mode="json")
+            out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    _say(tuned.report)
+
+
+@app.command()
 def tasks() -> None:
     """List the tasks."""
     for name, cls in task_classes().items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
@@ -73,10 +73,12 @@ def parse_json(body: bytes) -> Any:
         raise BadRequest("the body holds a number with too many digits") from None
 
 
-def validated(model: type[Model], data: Any, place: str) -> Model:
+def validated(
+    model: type[Model], data: Any, place: str, context: Mapping[str, Any] | None = None
+) -> Model:
     """Validate a part of the request that only the server's state can check; strict, as JSON."""
     try:
-        return model.model_validate_json(to_json(data), strict=True)
+        return model.model_validate_json(to_json(data), strict=True, context=context)
     except ValidationError as error:
         raise bad_field(error, data, place, known=model.model_fields) from None
 

@@ -12,20 +12,19 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from server.configuration import ConfigurationError
-from server.consistency import build_verifiers, check
+from server.consistency import build_verifiers, check, read_tables
 from server.engines.http import HTTPEngine
 from server.engines.http_upstream import Upstream
 from server.engines.scripted import ScriptedEngine
 from server.metrics import Metrics
 from server.models import ModelDirectory, Progress, SilentProgress, resolve
 from server.models.catalogue import read_catalogue
+from server.plugins import find_classes
 from server.settings import MAIN_ENGINE, EngineSettings, Settings
 from server.state import State
 from server.traces import TraceStore
 from strategies.admission import Admission
-from strategies.base import strategy_classes
 from strategies.request import Service
-from verifiers.base import verifier_classes
 from verifiers.equality import AnswerEquality
 from verifiers.errors import EngineError
 from verifiers.types import Engine
@@ -40,7 +39,9 @@ def check_settings(settings: Settings) -> None:
 
     What is wrong in the settings is told in a second, not after the model is loaded.
     """
-    check(settings, strategy_classes(), build_verifiers(settings, verifier_classes()))
+    strategies, verifiers = find_classes(settings.plugins)
+    check(settings, strategies, build_verifiers(settings, verifiers))
+    read_tables(settings)
 
 
 def find_models(settings: Settings, progress: Progress | None = None) -> dict[str, ModelDirectory]:
@@ -76,9 +77,10 @@ async def open_state(
         TraceError: the file for traces cannot be used.
     """
     progress = progress or SilentProgress()
-    strategies = strategy_classes()
-    verifiers = build_verifiers(settings, verifier_classes())
+    strategies, judges = find_classes(settings.plugins)
+    verifiers = build_verifiers(settings, judges)
     check(settings, strategies, verifiers)
+    tables = read_tables(settings)
     async with AsyncExitStack() as stack:
         traces = None
         if settings.traces is not None:
@@ -99,7 +101,7 @@ async def open_state(
         admission = _admission(settings)
         yield State(
             settings=settings,
-            service=Service(engines, equality, admission),
+            service=Service(engines, equality, admission, tables),
             strategies=strategies,
             verifiers=verifiers,
             metrics=Metrics(admission, strategies),

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from server.configuration import ConfigurationError, problems_of
 from server.settings import MAIN_ENGINE, Preset, Settings
+from strategies.allocation import Table, read_table, shipped_tables
 from strategies.base import Strategy
+from strategies.inner import KNOWN, sampler
 from verifiers.base import Verifier
 
 
@@ -35,6 +37,27 @@ def build_verifiers(
     if problems:
         raise ConfigurationError(problems)
     return built
+
+
+def read_tables(settings: Settings) -> Mapping[str, Table]:
+    """Read the configured tables; those that come with the code are there too.
+
+    Raises:
+        ConfigurationError: one cannot be read, is not a table, or names what no strategy takes.
+    """
+    found, problems = dict(shipped_tables()), []
+    for name, path in settings.tables.items():
+        try:
+            found[name] = read_table(path)
+            for choice in found[name].every_choice():
+                sampler(choice.model_dump())
+        except ValidationError as error:
+            problems += problems_of(error, f"tables.{name}")
+        except (OSError, ValueError) as error:
+            problems.append(f"tables.{name}: {error}")
+    if problems:
+        raise ConfigurationError(problems)
+    return found
 
 
 def check(
@@ -69,7 +92,8 @@ def _preset_problems(
     kind = preset.strategy.get("type")
     problems = _not_in(f"{place}.strategy.type", kind, strategies)
     if not problems:
-        problems += _wrong(f"{place}.strategy", strategies[str(kind)], preset.strategy)
+        cls, known = strategies[str(kind)], {KNOWN: strategies}
+        problems += _wrong(f"{place}.strategy", cls, preset.strategy, known)
     if preset.verifier is not None:
         fields = dict(preset.verifier)
         name = fields.pop("name", None)
@@ -104,9 +128,14 @@ def _not_in(place: str, name: Any, known: Iterable[str]) -> list[str]:
     return [f"{place}: {problem}; there are {', '.join(names)}"]
 
 
-def _wrong(place: str, cls: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
+def _wrong(
+    place: str,
+    cls: type[BaseModel],
+    values: Mapping[str, Any],
+    context: Mapping[str, Any] | None = None,
+) -> list[str]:
     try:
-        cls.model_validate(dict(values))
+        cls.model_validate(dict(values), context=context)
     except ValidationError as error:
         return problems_of(error, place)
     return []

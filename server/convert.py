@@ -8,12 +8,12 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic_core import to_json
 
-from server.prompt import make_prompt
+from server.prompt import check_powers, make_prompt
 from server.resolve import (
     Judge,
     Target,
@@ -32,7 +32,7 @@ from strategies.events import EventLog
 from strategies.request import Request
 from strategies.session import Session
 from verifiers.errors import BadRequest
-from verifiers.types import Prompt, Sampling
+from verifiers.types import Engine, Prompt, Sampling
 
 TEMPLATE_TOKENS = 2048
 """More than a chat template adds by itself: a default system prompt, how to call tools."""
@@ -74,15 +74,19 @@ async def take_order(wire: ChatRequest, state: State, path: str | None, received
     target = choose_target(targets(state), wire.model)
     strategy = choose_strategy(state, path, target.preset, wire.strategy)
     judge = choose_judge(state, strategy, target.preset, wire.verifier)
-    budget = choose_budget(state, target.preset, wire.budget)
+    cap = _cap(wire, state)
+    least = cap * (wire.n or 1)
+    budget = choose_budget(state, target.preset, wire.budget, wire.reasoning_effort, least)
     check_available(strategy[1], judge, target.engine.capabilities)
+    strategy[1].check(state.service)
     _check_shape(wire, state, strategy[1])
     prompt = make_prompt(wire, target, state.settings.limits.max_messages)
-    cap = _cap(wire, state)
     prompt_tokens = 0
-    if wire.dry_run or not _surely_fits(prompt, cap, target):
+    if wire.dry_run or not _surely_fits(prompt, cap, target.engine):
         prompt_tokens = await target.engine.count_tokens(prompt)
-        cap = _fit(cap, target, prompt_tokens)
+        cap = _fit(cap, target.engine, prompt_tokens)
+    for name in sorted(strategy[1].engines()):
+        cap = await _fit_elsewhere(prompt, cap, state.service.engines[name])
     if (wire.min_tokens or 0) > cap:
         raise BadRequest(f"a reply has at most {cap} tokens here", param="min_tokens")
     _check_restarts(wire, strategy)
@@ -159,9 +163,12 @@ def _check_shape(wire: ChatRequest, state: State, strategy: Strategy) -> None:
     if wire.stream_options is not None and not wire.stream:
         raise BadRequest("`stream_options` needs `stream: true`", param="stream_options")
     n, most = wire.n or 1, state.settings.limits.max_samples
-    if strategy.samples(n) > most:
-        param = "strategy.n" if "n" in type(strategy).model_fields else "n"
-        raise BadRequest(f"this server draws at most {most} samples for a request", param=param)
+    if strategy.at_once(n) > most:
+        whole = "strategy" if strategy.parts() else "n"
+        param = "strategy.n" if "n" in type(strategy).model_fields else whole
+        raise BadRequest(
+            f"this server draws at most {most} samples at once for a request", param=param
+        )
     if n > (choices := strategy.choices(n)):
         raise BadRequest(f"this strategy gives at most {choices} answers", param="n")
 
@@ -187,15 +194,24 @@ def _cap(wire: ChatRequest, state: State) -> int:
     return state.settings.default_max_completion_tokens
 
 
-def _surely_fits(prompt: Prompt, cap: int, target: Target) -> bool:
+async def _fit_elsewhere(prompt: Prompt, cap: int, engine: Engine) -> int:
+    """Check the prompt for another engine that the strategy asks, and clamp the cap."""
+    asked = replace(prompt, adapter=None, template_arguments={})
+    check_powers(asked, engine.capabilities)
+    if _surely_fits(asked, cap, engine):
+        return cap
+    return _fit(cap, engine, await engine.count_tokens(asked))
+
+
+def _surely_fits(prompt: Prompt, cap: int, engine: Engine) -> bool:
     """Whether prompt and reply fit even if every byte were a token: then nobody need count."""
     size = len(to_json((prompt.messages, prompt.tools, prompt.template_arguments)))
-    return size + TEMPLATE_TOKENS + cap <= target.engine.capabilities.context_length
+    return size + TEMPLATE_TOKENS + cap <= engine.capabilities.context_length
 
 
-def _fit(cap: int, target: Target, prompt_tokens: int) -> int:
+def _fit(cap: int, engine: Engine, prompt_tokens: int) -> int:
     """Clamp the cap to the room that the prompt leaves."""
-    context = target.engine.capabilities.context_length
+    context = engine.capabilities.context_length
     if prompt_tokens >= context:
         raise BadRequest(
             f"the prompt has {prompt_tokens} tokens, prompt and reply may have {context} together",

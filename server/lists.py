@@ -14,6 +14,7 @@ from server.errors import NotFound
 from server.resolve import Target, targets
 from server.state import State
 from strategies.base import Strategy
+from strategies.inner import unalias
 from verifiers.base import Verifier
 from verifiers.discovery import summary
 from verifiers.errors import UnknownModel, UnknownStrategy
@@ -24,7 +25,7 @@ async def list_models(http: Request) -> Response:
     """List engines' models, their adapters and the presets."""
     state = _state(http)
     strategy = http.path_params.get("strategy")
-    if strategy is not None and strategy not in state.strategies:
+    if strategy is not None and unalias(strategy) not in state.strategies:
         raise UnknownStrategy(f"there is no strategy {strategy!r}", param="strategy")
     unique = {target.name: target for target in targets(state).values()}
     return _list(_model(target) for target in unique.values())
@@ -93,14 +94,15 @@ def _model(target: Target) -> dict[str, Any]:
 
 
 def _strategy(name: str, cls: type[Strategy], able: Capabilities) -> dict[str, Any]:
-    reason = cls().unavailable(able)
+    plain = cls()
+    reason = plain.unavailable(able)
     return {
         "name": name,
         "summary": summary(cls),
         "paper": cls.paper,
         "schema": cls.model_json_schema(),
         "defaults": _defaults(cls),
-        "needs": sorted(cls.needs),
+        "needs": sorted(plain.required()),
         "available": reason is None,
         "reason": reason,
     }

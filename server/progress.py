@@ -20,6 +20,8 @@ def describe_event(event: Event) -> str:
             return f"Sample {data['id']} stopped after {data['tokens']} tokens\n"
         case EventKind.VOTED:
             return _votes(event)
+        case EventKind.CHOSEN if data["strategy"] is not None:
+            return f"Goes on with {data['strategy']['type']}\n"
         case _:
             return ""
 

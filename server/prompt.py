@@ -8,7 +8,7 @@ from server.resolve import Target
 from server.wire import TEMPLATE_RESERVED, ChatRequest
 from server.wire_messages import Message
 from verifiers.errors import BadRequest
-from verifiers.types import JSONObject, Prompt
+from verifiers.types import Capabilities, JSONObject, Prompt
 
 _NOT_FOR_TEMPLATES = frozenset({"refusal", "audio", "function_call", "annotations"})
 """What clients send back of a reply and no chat template reads."""
@@ -32,7 +32,7 @@ def make_prompt(wire: ChatRequest, target: Target, most: int) -> Prompt:
         target.adapter,
     )
     _check_tools(prompt)
-    _check_powers(prompt, target)
+    check_powers(prompt, target.engine.capabilities)
     return prompt
 
 
@@ -87,8 +87,8 @@ def _check_tools(prompt: Prompt) -> None:
         raise BadRequest("no tool has that name", param="tool_choice.function.name")
 
 
-def _check_powers(prompt: Prompt, target: Target) -> None:
-    able = target.engine.capabilities
+def check_powers(prompt: Prompt, able: Capabilities) -> None:
+    """Refuse what an engine cannot do. Raises BadRequest."""
     if prompt.tools and prompt.tool_choice != "none" and not able.tools:
         raise BadRequest("this model is served without tools", param="tools")
     if prompt.response_format is not None and not able.grammars:

@@ -6,26 +6,23 @@ parameters the body's win over the preset's, those over the defaults.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from server.body import validated
-from server.settings import Preset
+from server.settings import Effort, Preset
 from server.state import State
 from server.wire import BudgetFields
 from strategies.base import Need, Strategy
 from strategies.budget import Budget
+from strategies.inner import KNOWN, unalias
 from verifiers.base import Verifier
 from verifiers.errors import BadRequest, UnknownModel, UnknownStrategy
 from verifiers.types import Capabilities, Engine, JSONObject
 
 Named: TypeAlias = str | Mapping[str, Any] | None
 """How the body names a strategy or a verifier: a name, an object, or not at all."""
-
-AUTO = "auto"
-"""Another name of the strategy that spends by difficulty."""
-AUTO_STRATEGY = "compute_optimal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +79,12 @@ def choose_strategy(
     classes = state.strategies
     body = {"type": given} if isinstance(given, str) else dict(given or {})
     said = {} if preset is None else dict(preset.strategy)
-    if path is not None and _unalias(path, classes) not in classes:
+    if path is not None and unalias(path) not in classes:
         raise UnknownStrategy(f"there is no strategy {path!r}", param="strategy")
     spoken = (path, said.pop("type", None), body.pop("type", None))
     if not isinstance(spoken[-1], str | None):
         raise BadRequest("the type is a strategy's name", param="strategy.type")
-    names = {_unalias(name, classes) for name in spoken if name is not None}
+    names = {unalias(name) for name in spoken if name is not None}
     if not names and body:
         raise BadRequest("name the strategy that these parameters are for", param="strategy.type")
     if len(names) > 1:
@@ -96,7 +93,7 @@ def choose_strategy(
     name = names.pop() if names else state.settings.default_strategy
     if name not in classes:
         raise BadRequest(f"there is no strategy {name!r}: see /v1/strategies", param="strategy")
-    return name, validated(classes[name], {**said, **body}, "strategy")
+    return name, validated(classes[name], {**said, **body}, "strategy", {KNOWN: classes})
 
 
 def choose_judge(
@@ -127,14 +124,27 @@ def choose_judge(
     return Judge(name, verifier, fields) if scores else Judge()
 
 
-def choose_budget(state: State, preset: Preset | None, given: BudgetFields | None) -> Budget:
-    """Fill in what the request leaves out. Raises BadRequest over the server's caps."""
+def choose_budget(
+    state: State,
+    preset: Preset | None,
+    given: BudgetFields | None,
+    effort: Effort | None = None,
+    least: int = 0,
+) -> Budget:
+    """Fill in what the request leaves out: by its effort, the preset, the server's defaults.
+
+    An effort's budget is not below `least`, the replies that the client wants at full length: it
+    rules how much is thought, and cuts no answer. Raises BadRequest over the server's caps.
+    """
     limits = state.settings.limits
     asked = {} if given is None else given.model_dump(exclude_none=True)
     for name, amount in asked.items():
         if amount > (cap := getattr(limits, name)):
             raise BadRequest(f"this server allows at most {cap}", param=f"budget.{name}")
-    said = {} if preset is None else preset.budget or {}
+    said = {} if preset is None else dict(preset.budget or {})
+    meant = None if effort is None else getattr(state.settings.reasoning_effort, effort)
+    if meant is not None:
+        said["max_tokens"] = min(max(meant, least), limits.max_tokens)
     return Budget(**{**state.settings.budget.model_dump(), **said, **asked})
 
 
@@ -151,7 +161,3 @@ def check_available(strategy: Strategy, judge: Judge, capabilities: Capabilities
             f"{judge.name!r} judges whole replies; this strategy needs a verifier of steps",
             param="verifier",
         )
-
-
-def _unalias(name: str, classes: Iterable[str]) -> str:
-    return AUTO_STRATEGY if name == AUTO and AUTO_STRATEGY in classes else name

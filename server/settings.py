@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 from server.engines.vllm_machine import VLLMOptions
 
 EngineKind: TypeAlias = Literal["vllm", "http", "scripted"]
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 LogLevel: TypeAlias = Literal["critical", "error", "warning", "info", "debug"]
 
 MAIN_ENGINE = "main"
@@ -70,7 +71,7 @@ class EngineSettings(Section):
 class Limits(Section):
     """The server's caps: a request that asks for more is a 400 (413 for the body)."""
 
-    max_samples: int = Field(64, ge=1, le=1024, description="Samples of one request.")
+    max_samples: int = Field(256, ge=1, le=1024, description="Samples of one request at once.")
     max_tokens: int = Field(65_536, ge=MIN_TOKENS, description="Budget of tokens.")
     max_calls: int = Field(1024, ge=1, description="Budget of samples and scorings.")
     deadline_s: float = Field(600.0, gt=0, description="Budget of seconds.")
@@ -85,6 +86,21 @@ class BudgetDefaults(Section):
     max_tokens: int = Field(8192, ge=MIN_TOKENS, description="Tokens, verifiers included.")
     max_calls: int = Field(256, ge=1, description="Samples and scorings, one each.")
     deadline_s: float = Field(120.0, gt=0, description="Seconds from receipt, queueing included.")
+
+
+EffortBudget: TypeAlias = Annotated[int, Ge(MIN_TOKENS)] | None
+
+
+class EffortBudgets(Section):
+    """Budget of tokens by a request's `reasoning_effort`; an effort without one changes nothing."""
+
+    none: EffortBudget = None
+    minimal: EffortBudget = None
+    low: EffortBudget = 1024
+    medium: EffortBudget = 4096
+    high: EffortBudget = 16_384
+    xhigh: EffortBudget = None
+    max: EffortBudget = None
 
 
 class PartialBudget(TypedDict, total=False):
@@ -152,8 +168,16 @@ class Settings(BaseSettings, EngineSettings):
         default_factory=dict, description="`type` and its configuration, by name."
     )
     presets: dict[str, Preset] = Field(default_factory=dict)
+    plugins: tuple[str, ...] = Field(
+        (), description="Installed packages whose strategies and verifiers are served too."
+    )
     limits: Limits = Field(default_factory=Limits)
     budget: BudgetDefaults = Field(default_factory=BudgetDefaults)
+    reasoning_effort: EffortBudgets = Field(default_factory=EffortBudgets)
+    tables: dict[str, Path] = Field(
+        default_factory=dict,
+        description="More tables for `compute_optimal`: files of `forethought bench tune` by name.",
+    )
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
     traces: Path | None = Field(None, description="SQLite file of all runs. Default: none is kept.")
     heartbeat_s: float = Field(10.0, gt=0, le=60, description="Between signs of life in a stream.")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import BaseModel, Field, StringConstraints
 
-from server.settings import MIN_TOKENS
+from server.settings import MIN_TOKENS, Effort
 from server.wire_messages import STRICT, Message, NamedTool, ResponseFormat, Tool
 
 IGNORED = frozenset(
@@ -129,8 +129,8 @@ class ChatRequest(BaseModel):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        None
+    reasoning_effort: Effort | None = Field(
+        None, description="Sets the budget of tokens where `budget` does not, by the configuration."
     )
     modalities: list[Literal["text"]] | None = None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,11 @@ Temperature = Annotated[
     float | None,
     Field(gt=0, le=2, description="Default: the request's temperature if above 0, else 0.8."),
 ]
+
+
+Family: TypeAlias = Literal["parallel", "search", "sequential", "across"]
+"""How a strategy goes about it: it draws replies side by side, grows them, works on one, or
+chooses among strategies."""
 
 
 class Need(StrEnum):
@@ -58,10 +63,13 @@ class Part(NamedTuple):
     """A strategy that another one runs."""
 
     place: str
-    """The dotted path, among the other's parameters, of the object that holds it as `strategy`."""
+    """Its dotted path among the other's parameters."""
     strategy: Strategy
     engine: str | None = None
-    """The configuration's name of the engine that it runs on; None: the other's own."""
+    """The configuration's name of the engine that it runs on; None: the other's own.
+
+    It stands beside the strategy, as `engine`.
+    """
 
 
 class Strategy(BaseModel, ABC):
@@ -73,6 +81,8 @@ class Strategy(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    family: ClassVar[Family] = "parallel"
+    """Where the documents list it."""
     paper: ClassVar[str] = ""
     """Title and arXiv id of the method's source."""
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -81,6 +91,10 @@ class Strategy(BaseModel, ABC):
     @abstractmethod
     def samples(self, n: int) -> int:
         """Return the most samples that it draws when the client wants n answers."""
+
+    def at_once(self, n: int) -> int:
+        """Return the most samples that run side by side: what the server's `max_samples` caps."""
+        return self.samples(n)
 
     def choices(self, n: int) -> int:
         """Return the most answers it can give when the client wants n."""
@@ -115,11 +129,12 @@ class Strategy(BaseModel, ABC):
             here = f"{place}.{part.place}"
             if part.engine is not None:
                 if part.engine not in service.engines:
-                    raise BadRequest(f"there is no engine {part.engine!r}", param=f"{here}.engine")
+                    beside = f"{here.rpartition('.')[0]}.engine"
+                    raise BadRequest(f"there is no engine {part.engine!r}", param=beside)
                 able = service.engines[part.engine].capabilities
                 if reason := self.part_unavailable(part, able):
                     raise BadRequest(f"not available here: {reason}", param=here)
-            part.strategy.check(service, f"{here}.strategy")
+            part.strategy.check(service, here)
 
     def part_unavailable(self, part: Part, capabilities: Capabilities) -> str | None:
         """Say why a part of it cannot work with that engine; None if it can."""

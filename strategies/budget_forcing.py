@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from strategies.base import Need, Strategy, WorstCase, best_first
+from strategies.base import Family, Need, Strategy, WorstCase, best_first
 from strategies.budget import Budget
 from strategies.conversation import MAX_PROMPT, apart
 from strategies.session import Session
@@ -36,6 +36,7 @@ class BudgetForcing(Strategy):
     """
 
     type: Literal["budget_forcing"] = "budget_forcing"
+    family: ClassVar[Family] = "sequential"
     paper: ClassVar[str] = "Muennighoff et al., s1: Simple test-time scaling, 2501.19393"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CONTINUATION})
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from strategies.base import Need, Strategy, WorstCase, best_first
+from strategies.base import Family, Need, Strategy, WorstCase, best_first
 from strategies.budget import Budget
 from strategies.conversation import MAX_PROMPT, apart, newest_first
 from strategies.session import Session
@@ -52,6 +52,7 @@ class ChainOfActionThought(Strategy):
     """
 
     type: Literal["chain_of_action_thought"] = "chain_of_action_thought"
+    family: ClassVar[Family] = "sequential"
     paper: ClassVar[str] = (
         "Shen et al., Satori: Reinforcement Learning with Chain-of-Action-Thought Enhances LLM "
         "Reasoning via Autoregressive Search, 2502.02508"

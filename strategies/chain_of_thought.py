@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from strategies.base import Strategy
+from strategies.base import Family, Strategy
 from strategies.conversation import MAX_PROMPT, asked, question_of, replied, with_question
 from strategies.session import Session
 from verifiers.types import Candidate, JSONObject
@@ -39,6 +39,7 @@ class ChainOfThought(Strategy):
     """
 
     type: Literal["chain_of_thought"] = "chain_of_thought"
+    family: ClassVar[Family] = "sequential"
     paper: ClassVar[str] = (
         "Kojima et al., Large Language Models are Zero-Shot Reasoners, 2205.11916"
     )

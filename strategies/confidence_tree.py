@@ -57,6 +57,10 @@ class ConfidenceTree(StepSearch):
         """Count all steps, and the reply that is finished where none was."""
         return self.max_steps * (self.children + self.extra) + 1
 
+    def at_once(self, n: int) -> int:  # noqa: ARG002
+        """Count the children of all leaves that are extended."""
+        return self.parallel * (self.children + self.extra)
+
     async def run(self, session: Session) -> Sequence[Candidate]:
         """Draw leaves and extend them, then vote."""
         leaves = Leaves([(session.blank(1)[0], 0.0)])

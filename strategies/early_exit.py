@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from strategies.base import Need, Strategy, WorstCase, best_first
+from strategies.base import Family, Need, Strategy, WorstCase, best_first
 from strategies.budget import Budget
 from strategies.conversation import MAX_PROMPT
 from strategies.session import Session
@@ -40,6 +40,7 @@ class EarlyExit(Strategy):
     """
 
     type: Literal["early_exit"] = "early_exit"
+    family: ClassVar[Family] = "sequential"
     paper: ClassVar[str] = (
         "Fu et al., Efficiently Scaling LLM Reasoning with Certaindex, 2412.20993"
     )

@@ -23,6 +23,8 @@ class EventKind(StrEnum):
     """A candidate goes no further: it was stopped, or the search goes on without it."""
     VOTED = "voted"
     """Answers were compared and counted."""
+    CHOSEN = "chosen"
+    """A strategy chose the inner one that goes on, None: it stops; beside it, by what."""
     FINISHED = "finished"
     """The strategy returned."""
 

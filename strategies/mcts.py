@@ -76,6 +76,10 @@ class MCTS(StepSearch):
         ends = self.simulations * (self.children + 1)
         return ends * (1 + self.mutual_consistency) + 1
 
+    def at_once(self, n: int) -> int:  # noqa: ARG002
+        """Count the children of all simulations that run."""
+        return self.parallel * self.children
+
     def required(self) -> frozenset[Need]:
         """Rollouts need no scores of steps, priors need log-probabilities."""
         without = {Need.STEP_SCORES} if self.value == "rollout" else set()

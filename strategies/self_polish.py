@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from strategies.base import Strategy
+from strategies.base import Family, Strategy
 from strategies.conversation import (
     MAX_PROMPT,
     fill,
@@ -41,6 +41,7 @@ class SelfPolish(Strategy):
     """
 
     type: Literal["self_polish"] = "self_polish"
+    family: ClassVar[Family] = "sequential"
     paper: ClassVar[str] = (
         "Xi et al., Self-Polish: Enhance Reasoning via Problem Refinement, 2305.14497"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from strategies.base import Strategy
+from strategies.base import Family, Strategy
 from strategies.conversation import (
     MAX_PROMPT,
     asked,
@@ -43,6 +43,7 @@ class SelfRefine(Strategy):
     """
 
     type: Literal["self_refine"] = "self_refine"
+    family: ClassVar[Family] = "sequential"
     paper: ClassVar[str] = (
         "Madaan et al., Self-Refine: Iterative Refinement with Self-Feedback, 2303.17651"
     )

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from strategies.base import MAX_SAMPLES, Need, Strategy, Temperature, best_first
+from strategies.base import MAX_SAMPLES, Family, Need, Strategy, Temperature, best_first
 from strategies.conversation import MAX_PROMPT, asked, newest_first, said
 from strategies.session import Session
 from verifiers.types import Candidate
@@ -30,6 +30,7 @@ class SequentialRevision(Strategy):
     """
 
     type: Literal["sequential_revision"] = "sequential_revision"
+    family: ClassVar[Family] = "sequential"
     paper: ClassVar[str] = "Snell et al., Scaling LLM Test-Time Compute Optimally, 2408.03314"
 
     n: int = Field(8, ge=1, le=MAX_SAMPLES, description="Attempts in a chain.")

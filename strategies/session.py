@@ -134,6 +134,10 @@ class Session:
         if self._own:
             self._request.votes = votes
 
+    def chosen(self, strategy: JSONObject | None, **why: Any) -> None:
+        """Record which inner strategy goes on, and by what; None: it stops here."""
+        self._request.events.emit(EventKind.CHOSEN, strategy=strategy, **why)
+
     def decided(self) -> None:
         """Say that the strategy stops early: more samples could hardly change the answer."""
         self._request.ledger.stopped_by = Limit.DECIDED
@@ -269,13 +273,14 @@ class Session:
         self._produce(appended)
         return appended
 
-    def split(self, n: int) -> list[Session]:
+    def split(self, n: int, *, speaks: bool = True) -> list[Session]:
         """Open n sessions on the same prompt, for parts that run side by side.
 
         Ids and seeds of each depend on its own calls alone, whatever the others do meanwhile.
-        What one of several concludes is not yet the client's answer.
+        What one of several concludes is not yet the client's answer; nor, where it does not
+        speak, what the only one does.
         """
-        speaks = self._speaks and n == 1
+        speaks = self._speaks and speaks and n == 1
         return [self._child(parts=self._parts * n, speaks=speaks) for _ in range(n)]
 
     async def side_by_side(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:

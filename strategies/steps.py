@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from strategies.base import Need, Strategy, Temperature, Width, WorstCase, best_first
+from strategies.base import Family, Need, Strategy, Temperature, Width, WorstCase, best_first
 from strategies.budget import Budget
 from strategies.session import Session
 from verifiers.base import Verifier
@@ -31,6 +31,7 @@ class StepSearch(Strategy, ABC):
     finished, so that there is a whole answer.
     """
 
+    family: ClassVar[Family] = "search"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.SCORES, Need.STEP_SCORES, Need.CONTINUATION})
 
     split: Literal["blank_line", "line", "sentence", "tokens"] = Field(

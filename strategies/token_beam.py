@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from strategies.base import Need, Strategy, WorstCase, best_first
+from strategies.base import Family, Need, Strategy, WorstCase, best_first
 from strategies.budget import Budget
 from strategies.session import Session
 from verifiers.base import Verifier
@@ -52,6 +52,7 @@ class TokenBeam(Strategy):
     """
 
     type: Literal["token_beam"] = "token_beam"
+    family: ClassVar[Family] = "search"
     paper: ClassVar[str] = "Graves, Sequence Transduction with RNNs, 1211.3711"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.LOGPROBS, Need.CONTINUATION})
 
@@ -63,6 +64,10 @@ class TokenBeam(Strategy):
     def samples(self, n: int) -> int:  # noqa: ARG002
         """Count a call for each token of each beam; only the reply's cap bounds it."""
         return LONGEST * self.width
+
+    def at_once(self, n: int) -> int:  # noqa: ARG002
+        """Every beam goes on by a token."""
+        return self.width
 
     def choices(self, n: int) -> int:  # noqa: ARG002
         """Give at most as many as there are beams."""

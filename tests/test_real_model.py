@@ -13,6 +13,7 @@ from langchain_openai import ChatOpenAI
 from openai import OpenAI
 from pydantic import BaseModel
 
+from strategies.base import strategy_classes
 from tests.server.serving import Served, serving
 
 MODEL = "qwen2.5-coder-0.5b-instruct"
@@ -71,6 +72,22 @@ def test_a_strategy_answers_with_its_exact_cost(client: OpenAI, strategy: str) -
     assert completion.choices[0].finish_reason in ("stop", "length")
     if told["answer"] is not None:
         assert told["answer"] in completion.choices[0].message.content
+
+
+@pytest.mark.parametrize("strategy", list(strategy_classes()))
+def test_every_strategy_answers_within_a_small_budget(client: OpenAI, strategy: str) -> None:
+    completion = ask(
+        client,
+        max_completion_tokens=64,
+        extra_body={"strategy": strategy, "budget": {"max_tokens": 300, "max_calls": 64}},
+    )
+    told = completion.model_extra["scaling"]
+    stages = told["usage"].values()
+    assert completion.choices[0].message.content.strip()
+    assert 1 <= completion.usage.completion_tokens <= 300
+    assert completion.usage.completion_tokens == sum(each["completion_tokens"] for each in stages)
+    assert sum(each["calls"] for each in stages) <= 64
+    assert all(each["exact"] for each in stages)
 
 
 def test_a_stream_comes_token_by_token_with_usage(client: OpenAI) -> None:

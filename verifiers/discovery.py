@@ -23,17 +23,21 @@ def discover(package: ModuleType, base: type[Class]) -> dict[str, type[Class]]:
     """
     found: dict[str, type[Class]] = {}
     for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        module = importlib.import_module(info.name)
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if not issubclass(member, base) or member.__module__ != module.__name__:
-                continue
-            name = type_name(member)
-            if name is None:
-                continue
+        for cls in defined_in(importlib.import_module(info.name), base):
+            name = str(type_name(cls))
             if name in found:
-                raise ValueError(f"{member} and {found[name]} are both called {name!r}")
-            found[name] = member
+                raise ValueError(f"{cls} and {found[name]} are both called {name!r}")
+            found[name] = cls
     return dict(sorted(found.items()))
+
+
+def defined_in(module: ModuleType, base: type[Class]) -> list[type[Class]]:
+    """Return the concrete subclasses of `base` that the module itself defines."""
+    return [
+        member
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, base) and member.__module__ == module.__name__ and type_name(member)
+    ]
 
 
 def type_name(cls: type[BaseModel]) -> str | None:

@@ -99,6 +99,8 @@ class Replies:
         name = f"{given} {text} {message}".encode()
         key = int.from_bytes(blake2b(name, digest_size=5).digest())
         pieces = tuple([""] * len(given) + split(text))
+        # Said anew, it can be gone on with anew: equal requests find the engine as it was.
+        self._continued.difference_update(range(key * _PLACES, key * _PLACES + len(pieces)))
         return self._replies.setdefault(key, _Reply(key, pieces, message)), len(given)
 
 

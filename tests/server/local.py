@@ -17,13 +17,12 @@ from server.app import create_app
 from server.consistency import build_verifiers
 from server.engines.scripted import ScriptedEngine
 from server.metrics import Metrics
+from server.plugins import find_classes
 from server.settings import Settings
 from server.state import State
 from server.traces import TraceStore
 from strategies.admission import Admission
-from strategies.base import strategy_classes
 from strategies.request import Service
-from verifiers.base import verifier_classes
 from verifiers.equality import AnswerEquality
 from verifiers.types import Engine
 
@@ -41,12 +40,13 @@ def make_state(
     """Put a state together without a configuration file."""
     settings = settings or Settings(engine="scripted")
     admission = admission or Admission()
+    strategies, judges = find_classes(settings.plugins)
     return State(
         settings,
         Service({"main": engine, **(others or {})}, AnswerEquality(), admission),
-        strategy_classes(),
-        build_verifiers(settings, verifier_classes()),
-        Metrics(admission, strategy_classes()),
+        strategies,
+        build_verifiers(settings, judges),
+        Metrics(admission, strategies),
         traces,
     )
 

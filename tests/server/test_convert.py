@@ -15,7 +15,7 @@ from server.reply import _message, completion, finish_reason
 from server.settings import Settings
 from strategies.base import run
 from tests.server.local import QUESTION, make_state
-from verifiers.errors import BadRequest, UnknownModel, UnknownStrategy
+from verifiers.errors import BadRequest, UnknownModel
 from verifiers.types import Candidate, Capabilities, Message
 
 ABLE = ScriptedEngine().capabilities
@@ -37,8 +37,7 @@ async def order(
     known = Settings(
         engine="scripted",
         engines={"small": {"engine": "scripted"}},
-        presets=PRESETS,
-        **(settings or {}),
+        **{"presets": PRESETS, **(settings or {})},
     )
     engine = ScriptedEngine(capabilities=able, model="big")
     state = make_state(engine, known, others={"small": ScriptedEngine(model="little")})
@@ -88,10 +87,15 @@ async def test_names_that_differ_are_refused() -> None:
         assert (await refused(path, **body)).param == "strategy"
 
 
-async def test_auto_is_a_strategy_only_where_one_stands_for_it() -> None:
-    assert (await refused(strategy="auto")).param == "strategy"
-    with pytest.raises(UnknownStrategy):
-        await order("auto")
+async def test_auto_is_another_name_of_compute_optimal() -> None:
+    for taken in (
+        await order(strategy="auto"),
+        await order("auto"),
+        await order("compute_optimal"),
+    ):
+        assert taken.name == "compute_optimal"
+    both = await order("auto", strategy={"type": "compute_optimal", "n": 5})
+    assert both.strategy.model_dump()["n"] == 5
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,35 @@ async def test_budget_parts_are_filled_in() -> None:
     assert (budget.max_tokens, budget.max_calls, budget.deadline_s) == (200, 10, 5)
     budget = (await order(model="wise", settings=settings)).request.ledger.budget
     assert (budget.max_tokens, budget.max_calls) == (1000, 99)
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({"reasoning_effort": "low"}, 1024),
+        ({"reasoning_effort": "medium"}, 3000),
+        ({"reasoning_effort": "high"}, 5000),
+        ({"reasoning_effort": "minimal"}, 2000),
+        ({"reasoning_effort": "low", "budget": {"max_tokens": 99}}, 99),
+        ({"reasoning_effort": "low", "budget": {"max_calls": 9}}, 1024),
+        ({"reasoning_effort": "low", "max_completion_tokens": 700}, 1024),
+        ({"reasoning_effort": "low", "max_completion_tokens": 1500}, 1500),
+        ({"reasoning_effort": "low", "n": 3, "strategy": "best_of_n"}, 3072),
+        ({"reasoning_effort": "low", "model": "thrifty"}, 1024),
+        ({"model": "thrifty"}, 500),
+        ({}, 2000),
+    ],
+)
+async def test_effort_sets_the_budget_of_tokens_where_the_request_names_none(
+    body: dict[str, Any], tokens: int
+) -> None:
+    settings = {
+        "reasoning_effort": {"medium": 3000},
+        "budget": {"max_tokens": 2000},
+        "limits": {"max_tokens": 5000},
+        "presets": {"thrifty": {"strategy": "single", "budget": {"max_tokens": 500}}},
+    }
+    assert (await order(settings=settings, **body)).request.ledger.budget.max_tokens == tokens
 
 
 async def test_the_new_name_of_the_length_wins_and_the_context_clamps() -> None:
@@ -334,3 +367,91 @@ def test_reasoning_is_told_under_both_names_or_not_at_all() -> None:
     told = _message(choice, reasoning=True)
     assert told["reasoning"] == told["reasoning_content"] == "6 times 7"
     assert _message(choice, reasoning=False).keys() == {"role", "content", "refusal"}
+
+
+def two_stages(*stages: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "cascade", "stages": list(stages), **more}
+
+
+VOTE = {"strategy": {"type": "self_consistency", "n": 3}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "param"),
+    [
+        ({"strategy": "nope"}, "strategy.stages.1.strategy"),
+        ({"strategy": {"type": "nope"}}, "strategy.stages.1.strategy.type"),
+        ({"strategy": {"n": 2}}, "strategy.stages.1.strategy.type"),
+        ({"strategy": {"type": "best_of_n", "n": "2"}}, "strategy.stages.1.strategy.n"),
+        ({"strategy": {"type": "best_of_n", "m": 2}}, "strategy.stages.1.strategy.m"),
+        ({"strategy": "single", "engine": "nope"}, "strategy.stages.1.engine"),
+        ({"strategy": "single", "engine": "http://127.0.0.1"}, "strategy.stages.1.engine"),
+        ({"strategy": "single", "url": "http://127.0.0.1"}, "strategy.stages.1.url"),
+        (
+            {"strategy": two_stages(VOTE, {"strategy": {"type": "single", "n": 1}})},
+            "strategy.stages.1.strategy.stages.1.strategy.n",
+        ),
+        (
+            {"strategy": two_stages(VOTE, {"strategy": "single", "engine": "nope"})},
+            "strategy.stages.1.strategy.stages.1.engine",
+        ),
+        (
+            {"strategy": {"type": "compute_optimal", "table": "nope"}},
+            "strategy.stages.1.strategy.table",
+        ),
+    ],
+)
+async def test_what_is_wrong_in_an_inner_strategy_is_named(
+    stage: dict[str, Any], param: str
+) -> None:
+    assert (await refused(strategy=two_stages(VOTE, stage))).param == param
+
+
+async def test_what_is_wrong_in_an_agents_strategy_is_named() -> None:
+    wrong = {"type": "mixture", "inner": {"type": "best_of_n", "n": 0}}
+    assert (await refused(strategy=wrong)).param == "strategy.inner.n"
+
+
+async def test_an_inner_strategys_needs_are_the_whole_ones() -> None:
+    scored = two_stages(VOTE, {"strategy": "best_of_n"})
+    assert (await order(strategy=scored)).judge.name == "logprob"
+    assert (await refused(strategy=two_stages(VOTE, VOTE), verifier="logprob")).param == "verifier"
+    steps = two_stages(VOTE, {"strategy": "beam"})
+    assert (await refused(strategy=steps, min_tokens=3)).param is not None
+    error = await refused(strategy=two_stages(VOTE, VOTE), settings={"limits": {"max_samples": 5}})
+    assert (error.param, "at most 5" in error.message) == ("strategy", True)
+
+
+async def test_dry_run_of_a_nested_strategy() -> None:
+    plan = two_stages(VOTE, {"strategy": {"type": "best_of_n", "n": 5}, "engine": "small"})
+    told = dry_run(await order(strategy=plan, dry_run=True, max_completion_tokens=100))
+    assert told["worst_case"] == {"samples": 8, "tokens": 800}
+    assert told["parameters"]["stages"][1]["strategy"]["type"] == "best_of_n"
+    assert (told["strategy"], told["verifier"]) == ("cascade", "logprob")
+    assert to_json(told)
+
+
+async def test_another_engine_has_to_be_able_to_answer() -> None:
+    plan = two_stages(VOTE, {"strategy": "single", "engine": "small"})
+    short = ScriptedEngine(model="little", capabilities=replace(ABLE, context_length=60))
+    mute = ScriptedEngine(model="little", capabilities=replace(ABLE, tools=False))
+    for small, body, param in (
+        (short, {"messages": [{"role": "user", "content": "word " * 70}]}, "messages"),
+        (mute, {"tools": [TOOL]}, "tools"),
+    ):
+        state = make_state(ScriptedEngine(), others={"small": small})
+        told = {"messages": QUESTION, "strategy": plan, **body}
+        with pytest.raises(BadRequest) as caught:
+            await take_order(parse_chat_request(to_json(told)), state, None, time.monotonic())
+        assert caught.value.param == param
+    state = make_state(ScriptedEngine(), others={"small": short})
+    wire = parse_chat_request(to_json({"messages": QUESTION, "strategy": plan}))
+    assert (await take_order(wire, state, None, time.monotonic())).sampling.max_tokens == 60 - 5
+
+
+async def test_a_cascade_answers_over_another_engine() -> None:
+    plan = two_stages(VOTE, {**VOTE, "engine": "small"}, accept={"minimum_agreement": 1.0})
+    answered = await answer(strategy=plan, seed=1)
+    assert answered["scaling"]["strategy"] == "cascade"
+    assert answered["scaling"]["usage"]["sample"]["calls"] == 6
+    assert answered["scaling"]["agreement"] is not None

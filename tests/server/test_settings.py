@@ -1,5 +1,6 @@
 """Settings: what wins, and what is said of what is wrong."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from server.build import check_settings
 from server.configuration import ConfigurationError, load_settings
+from server.consistency import read_tables
 from server.settings import Settings
 
 
@@ -148,3 +150,24 @@ def test_configured_verifiers_and_presets_are_taken() -> None:
     assert preset.strategy == {"type": "weighted_vote", "n": 16}
     assert preset.verifier == {"name": "sure"}
     assert preset.budget == {"max_tokens": 100}
+
+
+def test_tables_are_read_before_anything_starts(tmp_path: Path) -> None:
+    good = {
+        "provenance": {},
+        "probes": 4,
+        "intercept": 0.5,
+        "features": {},
+        "thresholds": [],
+        "rows": [{"max_tokens": 1, "choices": [[{"type": "self_consistency", "n": 8}]]}],
+    }
+    path = tmp_path / "mine.json"
+    settings = Settings(engine="scripted", tables={"mine": path})
+    assert "mine" in problems(settings)[-1]
+    path.write_text(json.dumps(good))
+    assert {"mine", "gsm8k"} <= set(read_tables(settings))
+    path.write_text(json.dumps({**good, "probes": 0}))
+    assert "tables.mine.probes: " in problems(settings)[-1]
+    choice = {"type": "self_consistency", "n": 8, "temprature": 1}
+    path.write_text(json.dumps({**good, "rows": [{"max_tokens": 1, "choices": [[choice]]}]}))
+    assert "tables.mine.temprature: " in problems(settings)[-1]

@@ -32,13 +32,15 @@ async def check_ledger(strategy: Strategy) -> None:
 def own_tokens(bench: Bench) -> dict[str, int]:
     """Tokens generated for each candidate itself: a branch begins with those of its parent.
 
-    One that was made of its parent, and does not go on with it, has another first token.
+    One that does not begin with a parent that had ended was made of it, and does not go on with it.
     """
     produced = bench.request.produced
     own = {each.id: each.tokens for each in produced.values()}
     for each in produced.values():
         parent = produced.get(each.parent or "")
-        if parent is not None and parent.token_ids[:1] == each.token_ids[:1]:
+        if parent is None:
+            continue
+        if not parent.done or each.text.startswith(parent.text):
             own[each.id] -= parent.tokens
     return own
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.engines.scripted import ScriptedEngine
+from strategies.base import Need
 from strategies.budget import Budget
 from strategies.events import Answer, Event
 from strategies.mixture import SYNTHESIS, Mixture
@@ -120,3 +121,42 @@ async def test_a_lost_proposal_is_not_read() -> None:
 def test_a_prompt_must_show_the_question_and_the_proposals() -> None:
     with pytest.raises(ValueError, match="proposals"):
         Mixture(prompt="{question}")
+
+
+async def test_each_agent_may_propose_by_a_strategy_of_its_own() -> None:
+    engine = Layers()
+    bench = Bench(engine)
+    inner = {"type": "self_consistency", "n": 2}
+    plan = Mixture.model_validate({"n": 3, "layers": 2, "inner": inner})
+    outcome = await bench.run(plan)
+    # what an agent says is its vote's winner; all six replies say something else
+    assert len(outcome.candidates) == bench.ledger.total.calls == plan.samples(1) == 7
+    proposals = engine.asked[1].partition("without a word about theirs.\n\n")[2]
+    assert proposals.count("Answer ") == 3
+    assert outcome.choices[0].text.startswith("2.0:")
+    assert outcome.agreement is None
+    assert bench.ledger.total.completion_tokens == engine.log["tokens"] == 7
+    assert bench.at_rest()
+
+
+@pytest.mark.parametrize("width", [1, 2])
+async def test_what_an_agent_concludes_does_not_stream(width: int) -> None:
+    bench = Bench(Layers(words=3))
+    heard: list[str] = []
+
+    def follow(item: Event | Answer) -> None:
+        if isinstance(item, Answer):
+            heard.append(item.candidate.text)
+
+    bench.events.subscribe(follow)
+    await bench.run(Mixture.model_validate({"n": width, "layers": 2, "inner": "single"}))
+    assert heard == ["2.0:", "2.0: word", "2.0: word word"]
+
+
+def test_an_agents_needs_and_costs_are_the_mixtures() -> None:
+    inner = {"type": "best_of_n", "n": 4}
+    plan = Mixture.model_validate({"n": 2, "layers": 3, "inner": inner})
+    assert plan.required() == {Need.SCORES}
+    assert plan.samples(1) == 4 * 2 * 2 + 1
+    assert plan.choices(1) == 3
+    assert plan.worst_case(1, 10, None, Budget(100_000)) == (17, 170)
