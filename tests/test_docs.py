@@ -1,9 +1,10 @@
 """The documents do as they say: snippets run, and what they name exists.
 
-`python -m tests.test_docs` writes the README's tables anew.
+`python -m tests.test_docs` writes their tables anew.
 """
 
-import importlib
+import importlib.util
+import inspect
 import json
 import os
 import re
@@ -11,69 +12,43 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from server.consistency import build_verifiers, check
+from server.plugins import find_classes
 from server.settings import Settings
 from strategies.base import Parallel, Strategy, strategy_classes
 from tests.server.serving import FORETHOUGHT, Served, environment, serving
+from tests.strategies.harness import Bench
+from tests.tables import (
+    README,
+    ROOT,
+    STRATEGIES,
+    TUTORIAL,
+    code_lines,
+    tables,
+    with_tables,
+    worths,
+    write,
+)
 from verifiers.base import verifier_classes
-from verifiers.discovery import discover, summary
+from verifiers.discovery import discover
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = (README, CONTRIBUTING, STRATEGIES, TUTORIAL)
 URL = "http://127.0.0.1:8000"
 MODEL = "qwen2.5-coder-0.5b-instruct"
+GROUPS = ("bench",)
+"""Commands that have commands."""
 
 
 def snippets(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def parameters(cls: type[BaseModel]) -> str:
-    """Name the fields of a class with their defaults."""
-    told = []
-    for name, field in cls.model_fields.items():
-        if name == "type":
-            continue
-        default = field.get_default(call_default_factory=True, validated_data={})
-        if field.is_required():
-            told.append(f"`{name}` (required)")
-        elif default is None or len(str(default)) > 20:
-            told.append(f"`{name}`")
-        else:
-            told.append(f"`{name}` {default}")
-    return ", ".join(told)
-
-
-def table(classes: Mapping[str, type[Any]], names: str, title: str) -> str:
-    lines = [f"| {names} | what it does | {title} | paper |", "|---|---|---|---|"]
-    for name, cls in classes.items():
-        told = parameters(cls if issubclass(cls, Strategy) else cls.Fields)
-        lines.append(f"| `{name}` | {summary(cls)} | {told} | {cls.paper} |")
-    return "\n".join(lines)
-
-
-def tables() -> dict[str, str]:
-    return {
-        "strategies": table(strategy_classes(), "strategy", "parameters"),
-        "verifiers": table(verifier_classes(), "verifier", "fields of the request"),
-    }
-
-
-def with_tables(text: str) -> str:
-    for name, written in tables().items():
-        before, opening, rest = text.partition(f"<!-- {name} -->\n")
-        _, closing, after = rest.partition(f"<!-- /{name} -->")
-        assert closing, name
-        text = f"{before}{opening}{written}\n{closing}{after}"
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +68,11 @@ def run(command: list[str], **variables: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@cache
+def described(command: str) -> str:
+    return run([str(FORETHOUGHT), *command.split(), "--help"], COLUMNS="200")
 
 
 def shell(snippet: str, url: str) -> str:
@@ -127,10 +107,21 @@ def test_first_line_says_what_it_is_and_then_come_the_two_commands() -> None:
 
 
 def test_request_and_answer(server: Served) -> None:
-    request, ask = snippets(README, "bash")
+    request, ask, _ = snippets(README, "bash")
     [shown] = snippets(README, "json")
     shape(json.loads(shown), json.loads(shell(request, server.url)))
     assert " calls" in shell(ask, server.url)
+
+
+def test_recording(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, record = snippets(README, "bash")
+    monkeypatch.chdir(tmp_path)
+    small = record.replace("--samples 16 --problems 100", "--samples 1 --problems 2")
+    assert small != record
+    told = shell(small.replace("bench record", f"bench record --url {server.url}"), server.url)
+    assert "2 rows written to pool" in told
+    assert "2 rows, 2 problems complete" in told
+    assert re.search("^gsm8k ", told, re.MULTILINE)
 
 
 def test_python(server: Served) -> None:
@@ -145,24 +136,25 @@ def test_configuration() -> None:
     check(settings, strategy_classes(), verifiers)
 
 
-def test_tables_are_generated() -> None:
-    assert with_tables(README.read_text()) == README.read_text(), (
-        "write them anew: python -m tests.test_docs"
-    )
+@pytest.mark.parametrize("path", tables(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_are_generated(path: Path) -> None:
+    assert with_tables(path) == path.read_text(), "write them anew: python -m tests.test_docs"
 
 
-@pytest.mark.parametrize("path", [README, CONTRIBUTING], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_options_and_settings_exist(path: Path) -> None:
     text = path.read_text()
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE))
-    assert named, "no make target is named"
-    assert named <= targets
-    for line in re.findall(r"forethought (?:serve|ask|pull|models)\b[^`\n]*", text):
-        command, *rest = shlex.split(line.split(" makes ")[0], comments=True)[1:]
-        said = run([str(FORETHOUGHT), command, "--help"], COLUMNS="200")
+    assert set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE)) <= targets
+    for line in re.findall(r"(?:^|`)(forethought [a-z][^`\n]*)", text, re.MULTILINE):
+        words = shlex.split(line.split(" makes ")[0], comments=True)[1:]
+        depth = 1 + (words[0] in GROUPS)
+        command, rest = " ".join(words[:depth]), words[depth:]
+        said = described(command)
         for option in (word for word in rest if word.startswith("--")):
             assert option in said, f"forethought {command} has no {option}"
+    for module in re.findall(r"python -m ((?:loadtests|tests)[.\w]*)", text):
+        assert importlib.util.find_spec(module), module
     for variable in re.findall(r"FORETHOUGHT_([A-Z_]+)", text):
         names = variable.lower().split("__")
         assert names[0] in {*Settings.model_fields, "config", "cache"}, variable
@@ -174,21 +166,107 @@ def test_defaults_that_are_named() -> None:
     text, settings = README.read_text(), Settings()
     budget = settings.budget
     assert f"{budget.max_tokens:,}, {budget.max_calls}, {budget.deadline_s:.0f}" in text
+    effort = settings.reasoning_effort
+    assert f"{effort.low:,}, {effort.medium:,} or {effort.high:,}" in text
     assert f"by default at {settings.default_max_completion_tokens:,} tokens" in text
     assert f"None named: `{settings.default_strategy}`" in text
     assert f"None named: `{settings.default_verifier}`" in text
 
 
-def test_example_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [program] = snippets(CONTRIBUTING, "python")
-    package = tmp_path / "example_strategies"
+@pytest.fixture
+def lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package that the tutorial's files are put into."""
+    package = tmp_path / "forethought_short"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "shortest.py").write_text(program)
     monkeypatch.syspath_prepend(tmp_path)
-    found = discover(importlib.import_module("example_strategies"), Parallel)  # type: ignore[type-abstract]
-    assert found["shortest"](n=5).samples(1) == 5
+    yield package
+    for name in [name for name in sys.modules if name.partition(".")[0] == package.name]:
+        del sys.modules[name]
+
+
+def learned(package: Path, program: str) -> Strategy:
+    """Put a step into the package as the file that it says it is, and find it there."""
+    [name] = re.findall(r'^    type: Literal\["(\w+)"\]', program, re.MULTILINE)
+    (package / f"{name}.py").write_text(program)
+    found = discover(importlib.import_module(package.name), Strategy)  # type: ignore[type-abstract]
+    assert name in found
+    return found[name]()
+
+
+*STEPS, CONFORMANCE = snippets(TUTORIAL, "python")
+
+
+@pytest.mark.parametrize("step", range(len(STEPS)))
+async def test_each_step_of_the_tutorial_runs(lessons: Path, step: int) -> None:
+    strategy = learned(lessons, STEPS[step])
+    bench = Bench(n=2)
+    outcome = await bench.run(strategy)
+    assert len(outcome.choices) == 2
+    assert all(each.done for each in outcome.choices)
+    assert bench.ledger.total.completion_tokens == bench.engine.log["tokens"]  # type: ignore[attr-defined]
+    early = "session.decided()" in STEPS[step]
+    assert (outcome.stopped_by == "decided") == early == bool(bench.engine.log["aborted"])  # type: ignore[attr-defined]
+
+
+def test_the_tutorials_package_is_served(lessons: Path) -> None:
+    for program in STEPS:
+        learned(lessons, program)
+    project, settings = (tomllib.loads(each) for each in snippets(TUTORIAL, "toml"))
+    about = lessons.with_name(f"{lessons.name}-1.0.dist-info")
+    about.mkdir()
+    name = project["project"]["name"]
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    groups = project["project"]["entry-points"]
+    entries = [
+        f"[{group}]\n" + "\n".join(map(" = ".join, groups[group].items())) for group in groups
+    ]
+    (about / "entry_points.txt").write_text("\n".join(entries))
+    assert project["tool"]["setuptools"]["packages"] == [lessons.name]
+    served = Settings.model_validate(settings)
+    own, ours = set(strategy_classes()), set(find_classes(served.plugins).strategies)
+    assert ours - own == {"short", "best_step"}
+
+
+@pytest.mark.slow
+def test_the_tutorials_strategies_conform(lessons: Path) -> None:
+    for program in STEPS:
+        learned(lessons, program)
+    (lessons.parent / "test_short.py").write_text(CONFORMANCE)
+    [command] = re.findall(r"`\S+/python (-m pytest [^`]*)`", TUTORIAL.read_text())
+    words = command.replace("PATH", str(lessons.parent)).split()
+    told = run(
+        [sys.executable, *words, "-q", "-p", "no:cacheprovider"], PYTHONPATH=str(lessons.parent)
+    )
+    assert "3 passed" in told
+
+
+def test_the_changelog_names_every_strategy() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert not [name for name in strategy_classes() if f"`{name}`" not in text]
+
+
+def test_the_guide_names_strategies_that_exist() -> None:
+    guide = STRATEGIES.read_text().partition("## Which one?")[2].partition("## ")[0]
+    named = set(re.findall(r"`([a-z_]+)`", guide)) - {"scaling"}
+    assert named
+    assert named <= set(strategy_classes())
+
+
+def test_lines_of_code_are_counted_without_words() -> None:
+    said = Path(inspect.getfile(Parallel))
+    assert 0 < code_lines(said) < len(said.read_text().splitlines())
+
+
+def test_worth_is_read_by_strategy(tmp_path: Path) -> None:
+    kept = tmp_path / "worth.json"
+    assert worths(kept) == {"on the pools": {}}
+    played = {"early_stopping": [[1, 5, 100], [0, 16, 300]], "best_of_n, random": [[0.25, 16, 400]]}
+    kept.write_text(json.dumps({"orders": 3, "pools": {"a model, 2 problems:": played}}))
+    [(title, cells)] = worths(kept).items()
+    assert title.startswith("a model, 2 problems")
+    assert cells == {"early_stopping": "50.0 %, 200", "best_of_n": "random: 25.0 %, 400"}
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    write()

@@ -1,0 +1,162 @@
+"""The tables of the documents, written from the code: names, parameters, lines, measured worth."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import json
+import tokenize
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import get_args
+
+from pydantic import BaseModel
+
+from loadtests.report import table
+from loadtests.worth import KEPT, WIDTH, contenders
+from strategies.base import Family, Need, Strategy, strategy_classes
+from strategies.session import Session
+from verifiers.base import verifier_classes
+from verifiers.discovery import summary
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+STRATEGIES = ROOT / "docs" / "strategies.md"
+TUTORIAL = ROOT / "strategies" / "README.md"
+
+_NOTHING = {"None", "()", "{}"}
+_NO_CODE = {
+    *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
+    tokenize.ENDMARKER,
+}
+
+
+def tables() -> dict[Path, dict[str, str]]:
+    """Return what each document says between its markers."""
+    return {
+        README: {"strategies": overview(), "verifiers": verifiers()},
+        STRATEGIES: {"strategies": strategies()},
+        TUTORIAL: {"session": session()},
+    }
+
+
+def with_tables(path: Path) -> str:
+    """Return a document with its tables written anew."""
+    text = path.read_text()
+    for name, written in tables()[path].items():
+        before, opening, rest = text.partition(f"<!-- {name} -->\n")
+        _, closing, after = rest.partition(f"<!-- /{name} -->")
+        assert closing, f"{path}: {name}"
+        text = f"{before}{opening}{written}\n{closing}{after}"
+    return text
+
+
+def by_family() -> list[tuple[str, str, type[Strategy]]]:
+    """Return the strategies by family and name."""
+    found = [(cls.family, name, cls) for name, cls in strategy_classes().items()]
+    return sorted(found, key=lambda each: (get_args(Family).index(each[0]), each[1]))
+
+
+def overview() -> str:
+    """Say what each strategy does; its family stands in the first row of it."""
+    rows = []
+    for family, members in groupby(by_family(), key=lambda each: each[0]):
+        for place, (_, name, cls) in enumerate(members):
+            rows.append(["" if place else family, f"`{name}`", summary(cls)])
+    return table(["family", "strategy", "what it does"], rows)
+
+
+def strategies() -> str:
+    """Say all about each strategy."""
+    worth = worths()
+    head = ["strategy", "family", "what it does", "paper", "parameters", "needs", "lines"]
+    rows = []
+    for family, name, cls in by_family():
+        needed = (f"{each}".replace("_", " ") for each in Need if each in cls().required())
+        about = [f"`{name}`", family, summary(cls), cls.paper, parameters(cls), ", ".join(needed)]
+        lines = str(code_lines(Path(inspect.getfile(cls))))
+        rows.append([*about, lines, *(cells.get(name, "") for cells in worth.values())])
+    return table([*head, *worth], rows)
+
+
+def verifiers() -> str:
+    """Say what each verifier does."""
+    rows = [
+        [f"`{name}`", summary(cls), parameters(cls.Fields), cls.paper]
+        for name, cls in verifier_classes().items()
+    ]
+    return table(["verifier", "what it does", "fields of the request", "paper"], rows)
+
+
+def session() -> str:
+    """Say what each method of the session does that a strategy may call."""
+    rows = []
+    for name, member in vars(Session).items():
+        if name.startswith("_"):
+            continue
+        text = inspect.getdoc(member) or ""
+        said = " ".join(text.partition("\n\n")[0].split())
+        rows.append([f"`{name}`" if isinstance(member, property) else f"`{name}(…)`", said])
+    return table(["session", "what it does"], rows)
+
+
+def parameters(cls: type[BaseModel]) -> str:
+    """Name the fields of a class with their defaults."""
+    told = []
+    for name, field in cls.model_fields.items():
+        if name == "type":
+            continue
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if field.is_required():
+            told.append(f"`{name}` (required)")
+        elif str(default) in _NOTHING or len(str(default)) > 20:
+            told.append(f"`{name}`")
+        else:
+            told.append(f"`{name}` {default}")
+    return ", ".join(told)
+
+
+def code_lines(path: Path) -> int:
+    """Count the lines of a file that are neither blank nor docstring nor comment."""
+    source = path.read_text()
+    counted: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in _NO_CODE:
+            counted |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            counted -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(counted)
+
+
+def worths(kept: Path = KEPT) -> dict[str, dict[str, str]]:
+    """Return a column per pool: what each strategy was worth there, by name."""
+    if not kept.exists():
+        return {"on the pools": {}}
+    measured = json.loads(kept.read_text())
+    types = {each.name: str(each.strategy["type"]) for each in contenders()}
+    columns: dict[str, dict[str, str]] = {}
+    for title, played in measured["pools"].items():
+        lines: dict[str, list[str]] = {}
+        for name, rows in played.items():
+            if name in types:
+                lines.setdefault(types[name], []).append(_worth(name, types[name], rows))
+        told = f"{title.rstrip(':')}: right, tokens (n {WIDTH}, {measured['orders']} orders)"
+        columns[told] = {name: "<br>".join(cell) for name, cell in lines.items()}
+    return columns
+
+
+def _worth(name: str, kind: str, rows: Sequence[Sequence[float]]) -> str:
+    """Write a contender's figures down, after what sets it apart from others of its type."""
+    apart = name.removeprefix(kind).strip(" ,")
+    right, tokens = (fmean(row[place] for row in rows) for place in (0, 2))
+    return f"{apart}: " * bool(apart) + f"{100 * right:.1f} %, {tokens:,.0f}"
+
+
+def write() -> None:
+    """Write all tables anew."""
+    for path in tables():
+        path.write_text(with_tables(path))
