@@ -12,7 +12,7 @@ from verifiers.errors import BudgetSpent
 from verifiers.types import Candidate, Equivalence, JSONObject
 
 
-class Sampler(Protocol):
+class Fork(Protocol):
     """What a fork of a session is asked for."""
 
     async def sample(self, n: int) -> list[Candidate]:
@@ -23,7 +23,7 @@ class Sampler(Protocol):
 class SessionPowers:
     """Implements `verifiers.types.Powers` on a session's `fork`."""
 
-    fork: Callable[..., Sampler]
+    fork: Callable[..., Fork]
     equivalence: Equivalence
 
     async def ask(
@@ -42,7 +42,7 @@ class SessionPowers:
         return await together(_sample(fork, n) for fork in forks)
 
 
-async def _sample(fork: Sampler, n: int) -> list[Candidate]:
+async def _sample(fork: Fork, n: int) -> list[Candidate]:
     try:
         return await fork.sample(n)
     except BudgetSpent:

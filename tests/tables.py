@@ -94,7 +94,8 @@ def verifiers() -> str:
 def session() -> str:
     """Say what each method of the session does that a strategy may call."""
     rows = []
-    for name, member in vars(Session).items():
+    layers = reversed(Session.__mro__[:-1])
+    for name, member in (item for layer in layers for item in vars(layer).items()):
         if name.startswith("_"):
             continue
         text = inspect.getdoc(member) or ""
