@@ -42,13 +42,14 @@ CAPABILITIES = Capabilities(32_768, logprobs=20, counts_live=True, seeds=True, t
 class PoolEngine:
     """Gives the samples of one problem, in the order that it is handed; then it fails.
 
-    Samples that run side by side advance a token each per turn: all decode equally fast.
+    Samples that run side by side advance `grain` tokens each per turn: all decode equally fast.
     """
 
-    def __init__(self, samples: Sequence[Sample], model: str = "pool") -> None:
-        self.model = model
+    def __init__(self, samples: Sequence[Sample], *, grain: int = 1) -> None:
+        self.model = "pool"
         self.capabilities = CAPABILITIES
         self._left = iter(samples)
+        self._grain = grain
 
     async def count_tokens(self, prompt: Prompt) -> int:  # noqa: ARG002
         """Say that it does not know."""
@@ -74,7 +75,8 @@ class PoolEngine:
             sample = next(self._left, None)
             if sample is None:
                 raise EngineError("the pool has no more samples of this problem")
-            live[index] = _chunks(sample, limits, sampling.incremental)
+            grain = self._grain if sampling.incremental else sample.completion_tokens
+            live[index] = _chunks(sample, limits, grain)
         step = 0
         while live:
             await asyncio.sleep(0)
@@ -86,7 +88,7 @@ class PoolEngine:
 
 
 @lru_cache(maxsize=4_096)
-def _chunks(sample: Sample, limits: Limits, incremental: bool) -> tuple[Chunk, ...]:
+def _chunks(sample: Sample, limits: Limits, grain: int) -> tuple[Chunk, ...]:
     reply = cut(sample, limits)
     entries = tuple(
         TokenLogprob(
@@ -96,14 +98,17 @@ def _chunks(sample: Sample, limits: Limits, incremental: bool) -> tuple[Chunk, .
         )
         for entry in reply.logprobs or ()
     )
-    prompt = Usage(prompt_tokens=sample.prompt_tokens)
-    if not incremental:
-        used = replace(prompt, completion_tokens=len(reply.tokens))
-        return (Chunk(0, reply.text, (), entries, None, reply.finish_reason, None, used),)
+    pieces = reply.pieces
     chunks = [
-        Chunk(0, piece, logprobs=entries[place : place + 1], usage=Usage(completion_tokens=1))
-        for place, piece in enumerate(reply.pieces)
+        Chunk(
+            0,
+            "".join(pieces[start : start + grain]),
+            logprobs=entries[start : start + grain],
+            usage=Usage(completion_tokens=len(pieces[start : start + grain])),
+        )
+        for start in range(0, len(pieces), grain)
     ]
+    prompt = Usage(prompt_tokens=sample.prompt_tokens)
     chunks[0] = replace(chunks[0], usage=chunks[0].usage + prompt)
     chunks[-1] = replace(
         chunks[-1], finish_reason=reply.finish_reason, stop_reason=reply.stop_reason
@@ -131,6 +136,8 @@ class Player:
     """Tokens of a reply: that of the recording."""
     seeded: bool = True
     """As a request with a seed: strategies decide at wave ends; else whenever a sample ends."""
+    grain: int = 1
+    """Tokens that a running sample advances at a time."""
 
     async def play(
         self, strategy: Strategy, recorded: Recorded, orders: int, budget: Budget = AMPLE
@@ -147,7 +154,7 @@ class Player:
     ) -> tuple[Outcome, Ledger]:
         """Run a strategy once on the samples in this order."""
         ledger = Ledger(budget)
-        engine = PoolEngine(order)
+        engine = PoolEngine(order, grain=self.grain)
         request = Request(
             Service({"main": engine}, self.equivalence, Admission()),
             ledger,

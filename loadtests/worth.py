@@ -1,9 +1,10 @@
 """What strategies that select and stop are worth on the kept pools, beside self-consistency.
 
-    python -m loadtests.worth [--orders 20]
+    python -m loadtests.worth [--orders 16]
 
-Every strategy runs, as the server runs it, on random orders of each problem's samples
-(`loadtests/offline.py`). Differences are paired by problem; intervals are over problems.
+Strategies run as the server runs them (`loadtests/offline.py`): those that may stop early on random
+orders of each problem's samples; what draws all 16 sees them once. Differences are paired by
+problem; intervals are over problems.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class Contender(NamedTuple):
 
     name: str
     strategy: Mapping[str, Any]
-    seeded: bool = True
+    stops: bool = False
+    """It may stop before all samples are drawn: then their order matters."""
+    watches: bool = False
+    """It looks at every token."""
 
     def built(self) -> Strategy:
         """Return the strategy itself."""
@@ -52,8 +56,10 @@ def contenders() -> list[Contender]:
     deep = {"type": "deep_confidence", "n": WIDTH, "window": 64}
     return [
         Contender(REFERENCE, {"type": "self_consistency", "n": WIDTH}),
-        Contender("single", {"type": "single"}),
-        Contender("best_of_n, random", {"type": "best_of_n", "n": WIDTH, "select": "random"}),
+        Contender("single", {"type": "single"}, stops=True),
+        Contender(
+            "best_of_n, random", {"type": "best_of_n", "n": WIDTH, "select": "random"}, stops=True
+        ),
         Contender("best_of_n, logprob", {"type": "best_of_n", "n": WIDTH}),
         Contender("weighted_vote, logprob", {"type": "weighted_vote", "n": WIDTH}),
         Contender("confidence_vote", {"type": "confidence_vote", "n": WIDTH}),
@@ -65,14 +71,16 @@ def contenders() -> list[Contender]:
             Contender(
                 f"adaptive_consistency, C = {confidence}",
                 {"type": "adaptive_consistency", "n": WIDTH, "confidence": confidence, "wave": 1},
+                stops=True,
             )
             for confidence in (0.8, 0.9, 0.95, 0.99)
         ),
         Contender(
             "adaptive_consistency, C = 0.95, waves of 4",
             {"type": "adaptive_consistency", "n": WIDTH, "wave": 4},
+            stops=True,
         ),
-        Contender("early_stopping", {"type": "early_stopping", "n": WIDTH}),
+        Contender("early_stopping", {"type": "early_stopping", "n": WIDTH}, stops=True),
         *(
             Contender(
                 f"deep_confidence offline, keep {keep}", {**deep, "mode": "offline", "keep": keep}
@@ -80,7 +88,12 @@ def contenders() -> list[Contender]:
             for keep in (0.9, 0.1)
         ),
         *(
-            Contender(f"deep_confidence online, keep {keep}", {**deep, "warm_up": 4, "keep": keep})
+            Contender(
+                f"deep_confidence online, keep {keep}",
+                {**deep, "warm_up": 4, "keep": keep},
+                stops=True,
+                watches=True,
+            )
             for keep in (0.9, 0.1)
         ),
     ]
@@ -95,10 +108,11 @@ async def play_all(pool: Pool, orders: int, progress: Progress) -> dict[str, lis
     equality = AnswerEquality()
     try:
         for contender in todo:
-            player = Player(equality, Logprob(), cap, contender.seeded)
+            player = Player(equality, Logprob(), cap, grain=1 if contender.watches else cap)
+            count = orders if contender.stops else 1
             rows = played.setdefault(contender.name, [])
             for recorded in pool.recorded:
-                rows.append(await player.play(contender.built(), recorded, orders))
+                rows.append(await player.play(contender.built(), recorded, count))
                 progress.advance(bar)
     finally:
         await equality.aclose()
@@ -136,7 +150,7 @@ def _difference(gains: Sequence[float]) -> str:
 def main() -> None:
     """Run all, keep the figures, and write the section of `docs/results.md`."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--orders", type=int, default=20)
+    parser.add_argument("--orders", type=int, default=16)
     options = parser.parse_args()
     pools = [open_pool(path.parent) for path in sorted(POOLS.glob("*/manifest.json"))]
     kept = {}
