@@ -18,6 +18,7 @@ from loadtests.grading import Grader, grade_pool
 from loadtests.pools import POOLS, Manifest, Sample, open_pool, pack, read_manifest
 from loadtests.progress import Bar
 from loadtests.record import SAMPLING, Outcome, Recorder, choose, found
+from loadtests.report import circumstances, write_section
 from loadtests.tasks.discovery import task_classes, task_named
 from verifiers.equality import AnswerEquality
 
@@ -102,6 +103,9 @@ def tune(
     bins: Annotated[int, typer.Option(min=1, max=16, help="Of difficulty.")] = 3,
     orders: Annotated[int, typer.Option(min=1, help="Of each problem's samples.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the folds and the orders.")] = 0,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write docs/results.md, in a checkout.")
+    ] = False,
 ) -> None:
     """Learn from pools on what `compute_optimal` should spend, and say what that is worth."""
     from loadtests import tuning
@@ -113,6 +117,9 @@ def tune(
             written = tuned.table.model_dump(mode="json")
             out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     _say(tuned.report)
+    if report:
+        made = circumstances(f"forethought bench tune {' '.join(pools)}")
+        write_section("tune", f"{tuned.report.strip()}\n\n{made}")
 
 
 @app.command()
