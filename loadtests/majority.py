@@ -179,7 +179,7 @@ async def report(pool: Pool, verdicts: Sequence[Verdict], problems: Sequence[Rec
         for verdict in verdicts
     ]
     return f"""\
-{pool.manifest.model}, {len(problems)} problems, {pool.manifest.samples} samples each:
+{pool.title}, {pool.manifest.samples} samples each:
 
 {table(head, body)}
 

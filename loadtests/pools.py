@@ -104,6 +104,12 @@ class Pool:
         """The directory's name."""
         return self.path.name
 
+    @property
+    def title(self) -> str:
+        """What was asked of whom, in a few words."""
+        task = self.manifest.task.partition(",")[0].rpartition(":")[2]
+        return f"{task}, {self.manifest.model}, {len(self.recorded)} problems"
+
     @cached_property
     def recorded(self) -> tuple[Recorded, ...]:
         """Every problem that has all its samples, in the manifest's order."""

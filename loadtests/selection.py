@@ -50,8 +50,9 @@ def section(pool: Pool, by_k: Curves) -> str:
     abstained = cluster_bootstrap(
         [[100 * (row.answer is None) for row in samples] for samples in problems]
     )
-    law = coverage_law({k: fmean(_chances(by_k, "oracle", k)) for k in by_k})
-    head = [f"{pool.manifest.model}, {len(problems)} problems", *(f"k = {k}" for k in by_k)]
+    coverage = {k: fmean(_chances(by_k, "oracle", k)) for k in by_k}
+    law = coverage_law({k: c for k, c in coverage.items() if c < 1})
+    head = [pool.title, *(f"k = {k}" for k in by_k)]
     body = [
         [name, *(_cell(_percent(_chances(by_k, field, k))) for k in by_k)]
         for field, name in SELECTIONS.items()
@@ -65,7 +66,7 @@ Percent right, with 95 % intervals over problems. Against one sample, majority@{
 {_points(by_k, "best", most, "random", 1)}; majority@{most} against majority@{most // 2}:
 {_points(by_k, "majority", most, "majority", most // 2)}.
 {_cell(abstained)} % of the samples give no answer that can be read; {100 * lenient:.1f} % would be
-right if the last number counted where none is marked. Coverage grows as
+right if the last number counted where none is marked. Coverage, while below 100 %, grows as
 log(-log c) = {law.intercept:.3f} {law.slope:+.3f} log k, R² = {law.r_squared:.4f}."""
 
 
@@ -90,7 +91,7 @@ def _points(by_k: Curves, field: str, k: int, other: str, other_k: int) -> str:
 def plot(pools: Sequence[tuple[Pool, Curves]], path: Path) -> None:
     """Draw every selection over k, a panel for each pool."""
     panels = {
-        f"{pool.manifest.model}, {len(pool.recorded)} problems": {
+        pool.title: {
             name: {k: _percent(_chances(by_k, field, k)) for k in by_k}
             for field, name in SELECTIONS.items()
         }

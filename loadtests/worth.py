@@ -156,8 +156,7 @@ def main() -> None:
     kept = {}
     with Progress() as progress:
         for pool in pools:
-            title = f"{pool.manifest.model}, {len(pool.recorded)} problems:"
-            kept[title] = asyncio.run(play_all(pool, options.orders, progress))
+            kept[f"{pool.title}:"] = asyncio.run(play_all(pool, options.orders, progress))
     KEPT.write_text(json.dumps({"orders": options.orders, "pools": kept}))
     made = circumstances("python -m loadtests.worth")
     text = "\n\n".join(section(title, played) for title, played in kept.items())
