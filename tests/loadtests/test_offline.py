@@ -54,6 +54,7 @@ async def ask(http: httpx.AsyncClient, pool: Pool, number: int, contender: Conte
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
 async def test_the_api_gives_the_majority_of_the_recorded_samples_on_every_problem(
     path: object,
@@ -73,6 +74,7 @@ async def test_the_api_gives_the_majority_of_the_recorded_samples_on_every_probl
     assert tuple(said) == await offline(pool.recorded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", contenders(), ids=lambda contender: contender.name)
 async def test_the_api_in_front_of_the_replay_gives_what_is_played_offline(
     contender: Contender, pool: Pool, equality: AnswerEquality
