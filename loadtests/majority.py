@@ -15,6 +15,7 @@ import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -155,7 +156,7 @@ async def compare(
     verdicts = []
     for system in systems:
         httpx.post(f"{replay.url}/reset").raise_for_status()
-        tick = lambda: progress.advance(bar)  # noqa: E731
+        tick = partial(progress.advance, bar)
         verdicts.append(await ask_all(system, pool, problems, meter.url, tick))
     return verdicts
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from loadtests.curves import judged
 from loadtests.estimators import majority
 from loadtests.pools import Sample
+from strategies.adaptive_consistency import lead
 
 Rule = Callable[[Sequence[str | None]], bool]
 """Tells from the answers so far, None for an abstention, whether to stop."""
@@ -69,15 +70,6 @@ def adaptive_consistency(threshold: float = 0.95) -> Rule:
         return counts.total() >= ENOUGH and lead(first, second) >= threshold
 
     return decided
-
-
-def lead(first: int, second: int) -> float:
-    """Return P(θ > 1/2) for the first answer's share θ of both, from a uniform prior.
-
-    The tail of Beta(a + 1, b + 1) at 1/2, as the binomial sum Σ_{j≤a} C(a+b+1, j) / 2^(a+b+1).
-    """
-    draws = first + second + 1
-    return sum(math.comb(draws, j) for j in range(first + 1)) / (1 << draws)
 
 
 def _run(rule: Rule, order: Sequence[Sample], wave: int) -> Stopped:
