@@ -24,14 +24,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtests.inference import paired_bootstrap
 from loadtests.report import circumstances, table, write_section
+from loadtests.tasks.base import BOXED
+from loadtests.tasks.discovery import task_named
 from verifiers.answers import extract
 from verifiers.equality import AnswerEquality
 
 HERE = Path(__file__).parent
-PROBLEMS = HERE / "data" / "gsm8k_development.jsonl.gz"
 RECORDED = HERE / "data" / "gsm8k_self_consistency.jsonl.gz"
 """The run that `docs/results.md` reports."""
-SYSTEM = "Solve the problem step by step. Finish with the final answer in \\boxed{}."
 CONCURRENCY = 4
 CAP = 320
 TEMPERATURE = 0.8
@@ -39,11 +39,9 @@ TEMPERATURE = 0.8
 
 def problems(count: int) -> list[dict[str, str]]:
     """Return the first problems of the development fold: `question`, and `reference`, a number."""
-    with gzip.open(PROBLEMS, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
     return [
-        {"question": row["question"], "reference": row["answer"].rpartition("#### ")[2].strip()}
-        for row in rows[:count]
+        {"question": each.question, "reference": each.reference}
+        for each in task_named("gsm8k").problems()[:count]
     ]
 
 
@@ -79,7 +77,7 @@ async def _ask(
     body = {
         "model": model,
         "messages": [
-            {"role": "system", "content": SYSTEM},
+            {"role": "system", "content": BOXED},
             {"role": "user", "content": problem["question"]},
         ],
         "strategy": {"type": "self_consistency", "n": n},
@@ -144,7 +142,7 @@ async def figures_of(out: Path, model: str) -> str:
 Gain: {gain.mean:+.1f} points, 95 % interval {gain.low:+.1f} to {gain.high:+.1f} (paired bootstrap
 over problems). {abstained:.1%} of the samples abstained: they gave no answer that could be read,
 mostly because they were cut at {CAP} tokens. T = {TEMPERATURE}, top_p 1, system prompt
-"{SYSTEM}"."""
+"{BOXED}"."""
 
 
 async def _correct(

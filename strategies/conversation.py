@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pydantic import AfterValidator
 
 from strategies.session import Session
-from verifiers.answers import canonical_tool_calls
+from verifiers.turns import spoken, text_of
 from verifiers.types import Candidate, JSONObject
 
 MAX_PROMPT = 20_000
@@ -32,18 +32,13 @@ def said(candidate: Candidate) -> JSONObject:
 
     Chat templates want the result of a call before anything else is said.
     """
-    if not candidate.tool_calls:
-        return replied(candidate.content)
-    return replied(f"{candidate.content}\n{canonical_tool_calls(candidate.tool_calls)}".strip())
+    return replied(spoken(candidate))
 
 
 def question_of(messages: Sequence[JSONObject]) -> str:
     """Return the text of the user's last turn; empty where there is none."""
     place = _last_question(messages)
-    content = "" if place is None else messages[place].get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] for part in content if part["type"] == "text")
+    return "" if place is None else text_of(messages[place])
 
 
 def with_question(messages: Sequence[JSONObject], text: str) -> list[JSONObject]:

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from verifiers.answers import canonical_tool_calls
 from verifiers.base import FieldsClass, RequestFields, Verifier
+from verifiers.turns import spoken, text_of
 from verifiers.types import Candidate, Capabilities, JSONObject, Powers, Prompt, Score, Task
 
 GRADES = 9
@@ -83,7 +83,7 @@ class Judge(Verifier):
         criteria = task.fields.get("criteria") or self.criteria
         conversation = _transcript(task.prompt)
         replies = await powers.ask(
-            [_question(conversation, _reply(each), criteria) for each in candidates],
+            [_question(conversation, spoken(each), criteria) for each in candidates],
             engine=self.engine,
             max_tokens=1,
             temperature=0.0,
@@ -112,17 +112,4 @@ def _question(conversation: str, reply: str, criteria: str) -> list[JSONObject]:
 
 
 def _transcript(prompt: Prompt) -> str:
-    return "\n\n".join(f"{each['role']}: {_text(each)}" for each in prompt.messages)
-
-
-def _text(message: JSONObject) -> str:
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] for part in content if part.get("type") == "text")
-
-
-def _reply(candidate: Candidate) -> str:
-    if not candidate.tool_calls:
-        return candidate.content
-    return f"{candidate.content}\n{canonical_tool_calls(candidate.tool_calls)}".strip()
+    return "\n\n".join(f"{each['role']}: {text_of(each)}" for each in prompt.messages)
