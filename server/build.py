@@ -74,6 +74,7 @@ async def open_state(
     Raises:
         ConfigurationError: the settings do not fit together.
         EngineError: an engine does not start.
+        VerifierError: a verifier does not.
         TraceError: the file for traces cannot be used.
     """
     progress = progress or SilentProgress()
@@ -98,6 +99,10 @@ async def open_state(
                     raise EngineError(f"engine {name} ({place}): {error.message}") from error
             engines[name] = await stack.enter_async_context(aclosing(started))
         await equality.start()
+        for name, verifier in verifiers.items():
+            await stack.enter_async_context(aclosing(verifier))
+            with progress.stage(f"Starting verifier {name}"):
+                await verifier.start()
         admission = _admission(settings)
         yield State(
             settings=settings,

@@ -77,7 +77,7 @@ async def take_order(wire: ChatRequest, state: State, path: str | None, received
     cap = _cap(wire, state)
     least = cap * (wire.n or 1)
     budget = choose_budget(state, target.preset, wire.budget, wire.reasoning_effort, least)
-    check_available(strategy[1], judge, target.engine.capabilities)
+    check_available(state, strategy[1], judge, target.engine.capabilities)
     strategy[1].check(state.service)
     _check_shape(wire, state, strategy[1])
     prompt = make_prompt(wire, target, state.settings.limits.max_messages)

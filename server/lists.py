@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from server.chat import json_response
 from server.errors import NotFound
-from server.resolve import Target, targets
+from server.resolve import Target, targets, verifier_unavailable
 from server.state import State
 from strategies.base import Strategy
 from strategies.inner import unalias
@@ -51,7 +51,10 @@ async def list_verifiers(http: Request) -> Response:
     """List every configured verifier with the fields that a request may give it."""
     state = _state(http)
     able = _main(state)
-    return _list(_verifier(name, each, able) for name, each in state.verifiers.items())
+    return _list(
+        _verifier(name, each, verifier_unavailable(state, each, able))
+        for name, each in state.verifiers.items()
+    )
 
 
 async def show_trace(http: Request) -> Response:
@@ -108,8 +111,7 @@ def _strategy(name: str, cls: type[Strategy], able: Capabilities) -> dict[str, A
     }
 
 
-def _verifier(name: str, verifier: Verifier, able: Capabilities) -> dict[str, Any]:
-    reason = verifier.unavailable(able)
+def _verifier(name: str, verifier: Verifier, reason: str | None) -> dict[str, Any]:
     return {
         "name": name,
         "summary": summary(type(verifier)),

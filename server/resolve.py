@@ -148,13 +148,22 @@ def choose_budget(
     return Budget(**{**state.settings.budget.model_dump(), **said, **asked})
 
 
-def check_available(strategy: Strategy, judge: Judge, capabilities: Capabilities) -> None:
+def verifier_unavailable(state: State, verifier: Verifier, policy: Capabilities) -> str | None:
+    """Say why this verifier cannot judge what that engine draws; None if it can."""
+    engine = verifier.asked
+    asked = policy if engine is None else state.service.engines[engine].capabilities
+    return verifier.unavailable(policy, asked)
+
+
+def check_available(
+    state: State, strategy: Strategy, judge: Judge, capabilities: Capabilities
+) -> None:
     """Refuse what this engine cannot do. Raises BadRequest."""
     if reason := strategy.unavailable(capabilities):
         raise BadRequest(f"not available here: {reason}", param="strategy")
     if judge.verifier is None:
         return
-    if reason := judge.verifier.unavailable(capabilities):
+    if reason := verifier_unavailable(state, judge.verifier, capabilities):
         raise BadRequest(f"not available here: {reason}", param="verifier")
     if Need.STEP_SCORES in strategy.required() and not judge.verifier.partial:
         raise BadRequest(

@@ -50,7 +50,7 @@ class Grower(Sampler):
         It costs nothing, as nobody generated it. `token_ids`: where the text is one known token.
         `instead_of`: what is taken off first, where a reply ends with it.
         """
-        added = tuple(token_ids) or await self._engine.tokenize(text)
+        added = tuple(token_ids) or await self.tokenize(text)
         reopened = [await self._reopened(each, instead_of) for each in candidates]
         appended = [
             replace(
@@ -71,9 +71,9 @@ class Grower(Sampler):
             ids = ids[:-1]
         if without and text.endswith(without):
             text = text.removesuffix(without)
-            last = await self._engine.tokenize(without)
+            last = await self.tokenize(without)
             exact = bool(last) and ids[-len(last) :] == last
-            ids = ids[: -len(last)] if exact else await self._engine.tokenize(text)
+            ids = ids[: -len(last)] if exact else await self.tokenize(text)
         return replace(
             candidate, text=text, token_ids=ids, message=None, finish_reason=None, stop_reason=None
         )

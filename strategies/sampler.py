@@ -81,6 +81,10 @@ class Sampler:
         """The tokens with which the engine ends a reply, where it has ids."""
         return self._engine.capabilities.end_tokens
 
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text that is put into a reply; () where the engine has no ids."""
+        return await self._engine.tokenize(text)
+
     async def sample(self, n: int, *, separately: bool = False, **sampling: Any) -> list[Candidate]:
         """Draw n replies; return what was paid for, unfinished ones with `done=False`.
 

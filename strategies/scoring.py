@@ -9,6 +9,7 @@ from dataclasses import replace
 from strategies.budget import Stage
 from strategies.events import EventKind
 from strategies.request import Request
+from verifiers.base import Verifier
 from verifiers.errors import BudgetSpent
 from verifiers.types import UNSCORED, Candidate, Powers, Prompt, Score, Task
 
@@ -18,17 +19,21 @@ async def score_new(
 ) -> list[Candidate]:
     """Return the candidates with their scores, asking only for those that have none yet.
 
-    Siblings with the same words are one question. What the budget cannot pay, and what the
-    verifier abstains on, stays unscored.
+    Siblings with the same words are one question. A verifier that compares is asked about all,
+    each by itself, as soon as one is new. What the budget cannot pay, and what the verifier
+    abstains on, stays unscored.
     """
-    unseen: dict[tuple[str, str, bool], list[Candidate]] = defaultdict(list)
-    for each in candidates:
-        if _version(each) not in request.scores:
-            unseen[each.parent or each.id, each.text, each.done].append(each)
-    new = [same[0] for same in unseen.values()]
-    scores = await _ask(request, prompt, new, powers)
-    for same, score in zip(unseen.values(), scores, strict=False):
-        request.scores.update((_version(each), score) for each in same)
+    verifier = request.verifier
+    assert verifier is not None, "a strategy that scores declares it in `needs`"
+    unscored = [each for each in candidates if version(each) not in request.scores]
+    groups: dict[tuple[str, str, bool], list[Candidate]] = defaultdict(list)
+    for each in candidates if verifier.joint and unscored else unscored:
+        place = each.id if verifier.joint else each.parent or each.id
+        groups[place, each.text, each.done].append(each)
+    asked = [same[0] for same in groups.values()]
+    scores = await _ask(request, verifier, prompt, asked, powers)
+    for same, score in zip(groups.values(), scores, strict=False):
+        request.scores.update((version(each), score) for each in same)
         request.events.emit(
             EventKind.SCORED,
             id=same[0].id,
@@ -36,15 +41,13 @@ async def score_new(
             steps=score.steps,
             abstained=score.abstained,
         )
-    return [_scored(each, request.scores.get(_version(each))) for each in candidates]
+    return [_scored(each, request.scores.get(version(each))) for each in candidates]
 
 
 async def _ask(
-    request: Request, prompt: Prompt, new: list[Candidate], powers: Powers
+    request: Request, verifier: Verifier, prompt: Prompt, new: list[Candidate], powers: Powers
 ) -> list[Score]:
     """Score as many as can be paid, the first ones; a verifier that generates pays for itself."""
-    verifier = request.verifier
-    assert verifier is not None, "a strategy that scores declares it in `needs`"
     if not new:
         return []
     try:
@@ -55,7 +58,7 @@ async def _ask(
         return []
 
 
-def _version(candidate: Candidate) -> tuple[str, str]:
+def version(candidate: Candidate) -> tuple[str, str]:
     """Identify a state of a candidate: it grows, and what has grown is new."""
     return candidate.id, candidate.text
 

@@ -77,7 +77,7 @@ class Session(Grower):
         What the budget cannot pay, and what the verifier abstains on, stays unscored.
         """
         request = self._request
-        powers = SessionPowers(self.fork, request.service.equivalence)
+        powers = SessionPowers(self.question, request.service.equivalence)
         scored = await score_new(request, self.prompt, candidates, powers)
         self._produce(scored)
         return scored
@@ -105,7 +105,6 @@ class Session(Grower):
         messages: Sequence[JSONObject],
         *,
         engine: str | None = None,
-        stage: Stage | None = None,
         answers: bool = False,
         formats: bool = False,
         **sampling: Any,
@@ -115,15 +114,10 @@ class Session(Grower):
         Args:
             messages: the other prompt.
             engine: the configuration's name of another engine.
-            stage: who generates, where it is not the one that generates here.
             answers: its replies answer the request's own question: they are candidates of it.
             formats: the request's tools and response format rule them; else they are left out.
             sampling: fields of `Sampling` that differ.
         """
-        stage = self._stage if stage is None else stage
-        own = self._sampling
-        if stage is Stage.VERIFY:
-            own = Sampling(max_tokens=own.max_tokens, seed=own.seed)
         elsewhere = engine is not None
         return self._child(
             engine=self._engine if engine is None else self._request.service.engines[engine],
@@ -133,9 +127,22 @@ class Session(Grower):
                 adapter=None if elsewhere else self.prompt.adapter,
                 template_arguments={} if elsewhere else self.prompt.template_arguments,
             ),
-            sampling=replace(own, **sampling),
-            stage=stage,
+            sampling=replace(self._sampling, **sampling),
             own=answers and self._own,
+        )
+
+    def question(self, prompt: Prompt, engine: str | None = None, **sampling: Any) -> Session:
+        """Open a session on a verifier's prompt: the same budget, and nothing of the request's own.
+
+        `sampling` are fields of `Sampling`; of the request's, only seed and cap apply.
+        """
+        own = Sampling(max_tokens=self._sampling.max_tokens, seed=self._sampling.seed)
+        return self._child(
+            engine=self._engine if engine is None else self._request.service.engines[engine],
+            prompt=prompt,
+            sampling=replace(own, **sampling),
+            stage=Stage.VERIFY,
+            own=False,
         )
 
     def part(self, engine: str | None = None, *, speaks: bool = True) -> Session:

@@ -56,22 +56,53 @@ class Verifier(BaseModel, ABC):
         """Whether it can judge a reply that has not ended: what step search asks for."""
         return False
 
-    def unavailable(self, capabilities: Capabilities) -> str | None:
-        """Say why this verifier cannot work with that engine; None if it can."""
+    @property
+    def joint(self) -> bool:
+        """Whether it compares candidates: then a new one changes the scores of all."""
+        return False
+
+    @property
+    def asked(self) -> str | None:
+        """The configuration's name of the engine that it asks; None: the policy's."""
+        return None
+
+    def unavailable(self, policy: Capabilities, asked: Capabilities) -> str | None:  # noqa: ARG002
+        """Say why it cannot judge what the engine `policy` draws; None if it can.
+
+        `asked` is what the engine can do that it asks: the same one, unless it names its own.
+        """
         wanted = self.logprobs
         if wanted is None:
             return None
-        if capabilities.logprobs is None:
+        if policy.logprobs is None:
             return "the engine gives no log-probabilities"
-        if capabilities.logprobs < wanted:
-            return f"the engine gives {capabilities.logprobs} of the {wanted} alternatives needed"
+        if policy.logprobs < wanted:
+            return f"the engine gives {policy.logprobs} of the {wanted} alternatives needed"
         return None
+
+    async def start(self) -> None:
+        """Get what it needs beside engines, once, when the server starts.
+
+        What can come later is not waited for: `check` tells of it. Raises VerifierError where the
+        configuration asks for what cannot be had.
+        """
+
+    async def check(self) -> None:
+        """Return if it can score now. Raises VerifierUnavailable; engines are checked elsewhere."""
+
+    async def aclose(self) -> None:
+        """Release everything."""
 
     @abstractmethod
     async def score(
         self, task: Task, candidates: Sequence[Candidate], powers: Powers
     ) -> list[Score]:
-        """Score each candidate, in their order. `task.fields` holds what `Fields` declares."""
+        """Score each candidate, in their order. `task.fields` holds what `Fields` declares.
+
+        Raises:
+            VerifierError and its kinds: what it needs beside engines fails, or is away.
+            EngineError: an engine fails.
+        """
 
 
 def verifier_classes() -> dict[str, type[Verifier]]:

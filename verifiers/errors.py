@@ -10,6 +10,8 @@
     ├── EngineError                  502     upstream_error          the engine answered badly
     │   ├── EngineUnavailable        503     upstream_error          the engine does not answer
     │   └── EngineTimeout            504     timeout_error           the engine answers too late
+    ├── VerifierError                502     upstream_error          what a verifier asks fails
+    │   └── VerifierUnavailable      503     upstream_error          it is away, the rest works
     ├── DeadlinePassed               504     timeout_error           the request's own deadline
     └── BudgetSpent                  (never leaves `strategies.base.run`)
 
@@ -100,6 +102,21 @@ class EngineTimeout(EngineError, TimeoutError):
     status = 504
     type = "timeout_error"
     code = "engine_timeout"
+
+
+class VerifierError(ForethoughtError):
+    """What a verifier needs beside engines failed, or sent something that is no score."""
+
+    status = 502
+    type = "upstream_error"
+    code = "verifier_error"
+
+
+class VerifierUnavailable(VerifierError, ConnectionError):
+    """It is away now; requests that do not need it are served."""
+
+    status = 503
+    code = "verifier_unavailable"
 
 
 class DeadlinePassed(ForethoughtError, TimeoutError):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from verifiers.base import FieldsClass, RequestFields, Verifier
-from verifiers.turns import spoken, text_of
-from verifiers.types import Candidate, Capabilities, JSONObject, Powers, Prompt, Score, Task
+from verifiers.labels import ALTERNATIVES, label_masses
+from verifiers.turns import own_question, spoken, transcript
+from verifiers.types import Candidate, Capabilities, JSONObject, Powers, Score, Task
 
 GRADES = 9
 """The best grade; the worst is 0, so that every grade is one digit and one token."""
+DIGITS = [str(grade) for grade in range(GRADES + 1)]
 
 CRITERIA = "Is the final answer correct, and does every step follow from the one before?"
 
@@ -70,9 +71,14 @@ class Judge(Verifier):
         """One digit per candidate."""
         return 1
 
-    def unavailable(self, capabilities: Capabilities) -> str | None:
-        """The expectation needs alternatives; another engine is checked when it starts."""
-        if self.engine is None and not capabilities.logprobs:
+    @property
+    def asked(self) -> str | None:
+        """The engine that grades."""
+        return self.engine
+
+    def unavailable(self, policy: Capabilities, asked: Capabilities) -> str | None:  # noqa: ARG002
+        """The expectation needs alternatives."""
+        if not asked.logprobs:
             return "the engine gives no alternatives to a token, so no grade can be weighed"
         return None
 
@@ -81,35 +87,28 @@ class Judge(Verifier):
     ) -> list[Score]:
         """Ask once per candidate, all at the same time."""
         criteria = task.fields.get("criteria") or self.criteria
-        conversation = _transcript(task.prompt)
+        conversation = transcript(task.prompt)
         replies = await powers.ask(
-            [_question(conversation, spoken(each), criteria) for each in candidates],
+            [
+                own_question(task, _question(conversation, spoken(each), criteria), self.engine)
+                for each in candidates
+            ],
             engine=self.engine,
             max_tokens=1,
             temperature=0.0,
-            logprobs=20,
+            logprobs=ALTERNATIVES,
         )
         return [self._expectation(each) for each in replies]
 
     def _expectation(self, replies: Sequence[Candidate]) -> Score:
-        if not replies or not replies[0].logprobs:
-            return Score(0.0, abstained=True)
-        mass = [0.0] * (GRADES + 1)
-        for token, logprob in replies[0].logprobs[0].top:
-            digit = token.strip()
-            if len(digit) == 1 and digit in "0123456789":
-                mass[int(digit)] += math.exp(logprob)
-        whole = sum(mass)
+        masses = label_masses(replies, DIGITS)
+        whole = sum(masses)
         if whole < self.least_mass:
             return Score(0.0, abstained=True)
-        return Score(sum(grade * p for grade, p in enumerate(mass)) / whole / GRADES)
+        return Score(sum(grade * mass for grade, mass in enumerate(masses)) / whole / GRADES)
 
 
 def _question(conversation: str, reply: str, criteria: str) -> list[JSONObject]:
     """Put what candidates share first and the criteria last, for the prefix cache."""
     content = QUESTION.format(conversation=conversation, reply=reply, criteria=criteria)
     return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": content}]
-
-
-def _transcript(prompt: Prompt) -> str:
-    return "\n\n".join(f"{each['role']}: {text_of(each)}" for each in prompt.messages)

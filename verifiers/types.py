@@ -17,6 +17,13 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filte
 
 UNSCORED = -math.inf
 
+TOKEN_IDS = "token_ids"
+"""Key of an assistant message, ours and no client's: the ids that the reply was generated as.
+
+Engines with ids put just these into the prompt, so that what comes after the reply finds it in the
+prefix cache; others leave the key out and take the text.
+"""
+
 
 def sample_seed(seed: int, place: int | str) -> int:
     """Return the seed (63 bits) of one sample by its place: index in a group, path in a request.
@@ -99,6 +106,11 @@ class Sampling:
     """
     logprobs: int | None = None
     """None: none. 0: of the generated tokens. k: also of the k likeliest at each place."""
+    reply_logprobs: bool = False
+    """Give those of the reply that the prompt goes on with too, before the new tokens' own.
+
+    It costs the reply's prefix its place in the cache: only for measuring a given reply.
+    """
     incremental: bool = False
     """Someone reads the tokens before the reply ends; otherwise one chunk a sample is enough."""
 
@@ -244,6 +256,8 @@ class Capabilities:
     seeds: bool = False
     logprobs: int | None = None
     """Most alternatives per token; 0: only the generated token's; None: none at all."""
+    reply_logprobs: bool = False
+    """It can tell the log-probabilities of a reply that it is given."""
     counts_live: bool = False
     """An incremental sample's chunks count its tokens as they come, so an aborted one is exact."""
     grammars: bool = False
@@ -314,14 +328,20 @@ class Powers(Protocol):
 
     async def ask(
         self,
-        conversations: Sequence[Sequence[JSONObject]],
+        prompts: Sequence[Prompt],
         n: int = 1,
         *,
         engine: str | None = None,
         **sampling: Any,
     ) -> list[list[Candidate]]:
-        """Draw n replies to each of several other prompts, at once, in stage `verify`.
+        """Draw n replies to each of several prompts, at once, in stage `verify`.
 
         They come from the policy's engine, or from the one that the configuration names `engine`.
-        A list is shorter, or empty, where the budget could not pay: then the verifier abstains.
+        Where a prompt has a `reply` to go on with, the candidates hold what is new alone (with
+        `reply_logprobs`, the log-probabilities of both). Keywords are fields of `Sampling`; none of
+        the request's own apply. A list is shorter, or empty, where the budget could not pay: then
+        the verifier abstains.
         """
+
+    async def tokenize(self, text: str, *, engine: str | None = None) -> tuple[int, ...]:
+        """Return the ids of a text that is put into a reply; () where the engine has no ids."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from verifiers.errors import BadRequest, EngineError, EngineUnavailable
 from verifiers.types import (
+    TOKEN_IDS,
     Chunk,
     FinishReason,
     JSONObject,
@@ -25,11 +26,16 @@ from verifiers.types import (
     sample_seed,
 )
 
-_SAME_NAME = tuple(
-    field.name
-    for field in fields(Sampling)
-    if field.name not in ("stop", "keep_stop", "seed", "first", "logprobs", "incremental")
+_OTHERWISE_SAID = (
+    "stop",
+    "keep_stop",
+    "seed",
+    "first",
+    "logprobs",
+    "reply_logprobs",
+    "incremental",
 )
+_SAME_NAME = tuple(field.name for field in fields(Sampling) if field.name not in _OTHERWISE_SAID)
 _FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "eos_token": "stop",
@@ -46,13 +52,16 @@ _UNCOUNTED = Usage(exact=False)
 
 def prompt_fields(prompt: Prompt) -> dict[str, Any]:
     """Give the part of a body that says what is asked; `/tokenize` takes it too."""
-    body: dict[str, Any] = {"messages": prompt.messages}
+    messages = tuple(
+        {key: value for key, value in each.items() if key != TOKEN_IDS} for each in prompt.messages
+    )
+    body: dict[str, Any] = {"messages": messages}
     if prompt.tools:
         body["tools"] = prompt.tools
     if prompt.template_arguments:
         body["chat_template_kwargs"] = prompt.template_arguments
     if prompt.reply is not None:
-        body["messages"] = (*prompt.messages, {"role": "assistant", "content": prompt.reply.text})
+        body["messages"] = (*messages, {"role": "assistant", "content": prompt.reply.text})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body
 

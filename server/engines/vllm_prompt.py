@@ -19,7 +19,7 @@ from vllm.tool_parsers import ToolParser, ToolParserManager
 
 from server.engines.vllm_reply import ReplyReader
 from verifiers.errors import BadRequest
-from verifiers.types import Prompt, Reply, Sampling
+from verifiers.types import TOKEN_IDS, Prompt, Reply, Sampling
 
 _FORCED_ONLY = "forced_only"
 """Name of vLLM's base tool parser: it forces and reads plain JSON, but finds no call by itself."""
@@ -222,7 +222,10 @@ class ChatRenderer:
 def _fields(prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
     """Write both down as fields of a chat request; absent ones take the model's default."""
     fields: dict[str, Any] = {
-        "messages": [dict(message) for message in prompt.messages],  # vLLM edits them in place
+        "messages": [  # copies: vLLM edits them in place
+            {key: value for key, value in each.items() if key != TOKEN_IDS}
+            for each in prompt.messages
+        ],
         "stop": list(sampling.stop),
         "stop_token_ids": list(sampling.stop_token_ids),
         "include_stop_str_in_output": sampling.keep_stop,

@@ -76,5 +76,6 @@ async def test_another_engine_can_judge() -> None:
 
 
 def test_it_needs_alternatives_of_its_own_engine() -> None:
-    assert "alternatives" in str(Judge().unavailable(Capabilities(100, logprobs=0)))
-    assert Judge(engine="small").unavailable(Capabilities(100)) is None
+    blind, able = Capabilities(100, logprobs=0), Capabilities(100, logprobs=20)
+    assert "alternatives" in str(Judge().unavailable(blind, blind))
+    assert Judge(engine="small").unavailable(blind, able) is None

@@ -63,11 +63,10 @@ async def test_without_logprobs_it_abstains() -> None:
 def test_it_says_what_it_needs() -> None:
     assert Logprob().logprobs == 0
     assert Logprob(measure="self_certainty").logprobs == 20
-    assert "log-probabilities" in str(Logprob().unavailable(Capabilities(100)))
-    assert "5 of the 20" in str(
-        Logprob(measure="self_certainty").unavailable(Capabilities(100, logprobs=5))
-    )
-    assert Logprob().unavailable(Capabilities(100, logprobs=0)) is None
+    blind, few = Capabilities(100), Capabilities(100, logprobs=5)
+    assert "log-probabilities" in str(Logprob().unavailable(blind, few))
+    assert "5 of the 20" in str(Logprob(measure="self_certainty").unavailable(few, blind))
+    assert Logprob().unavailable(few, blind) is None
 
 
 @given(st.lists(st.floats(-50, 0), min_size=1, max_size=40), st.integers(1, 50))

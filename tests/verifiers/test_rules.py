@@ -14,7 +14,7 @@ from verifiers.exact import Exact
 from verifiers.math import Math
 from verifiers.numeric import Numeric
 from verifiers.regex import Regex
-from verifiers.types import Candidate, Equivalence, JSONObject, Prompt, Task
+from verifiers.types import Candidate, Equivalence, Prompt, Task
 
 FREE = Prompt(messages=({"role": "user", "content": "?"},))
 JSON = Prompt(messages=FREE.messages, response_format={"type": "json_object"})
@@ -30,12 +30,15 @@ class Rules:
 
     async def ask(
         self,
-        conversations: Sequence[Sequence[JSONObject]],
+        prompts: Sequence[Prompt],
         n: int = 1,
         *,
         engine: str | None = None,
         **sampling: Any,
     ) -> list[list[Candidate]]:
+        raise AssertionError("a rule asks nobody")
+
+    async def tokenize(self, text: str, *, engine: str | None = None) -> tuple[int, ...]:
         raise AssertionError("a rule asks nobody")
 
 
