@@ -5,7 +5,7 @@ PYTHON ?= python3
 MODEL ?=
 PORT ?=
 # Debian packages that the tests need; installed when missing, if we may.
-APT_PACKAGES ?=
+APT_PACKAGES ?= bubblewrap
 TEST_MODELS = smollm2-135m-instruct qwen2.5-coder-0.5b-instruct
 PYTEST_OPTIONS ?=
 LOAD ?= fanout overhead
