@@ -1,13 +1,14 @@
 """Strategies on a real model: accuracy, tokens and seconds, question by question.
 
-    forethought serve --port 8000 &
+    FORETHOUGHT_TRACES=traces.db forethought serve --port 8000 &
     python -m loadtests.live search --url http://127.0.0.1:8000 [--problems 20]
     python -m loadtests.live --report
 
 A set of strategies (SETS below) is asked the first problems of the GSM8K development fold, one
 request at a time; the strategies take turns on each problem, so that a machine that changes its
-speed changes it for all. Answers go to an append-only file, a line each: an interrupted run goes
-on where it stopped.
+speed changes it for all. Beside each answer stands what the engine itself counted, and what the
+trace says of a strategy's choice. Answers go to an append-only file, a line each: an interrupted
+run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,9 +27,12 @@ import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loadtests.inference import Interval, paired_bootstrap
+from loadtests.live_choices import choose_again, chosen_of
 from loadtests.report import circumstances, table, write_section
 from loadtests.tasks.base import Problem
 from loadtests.tasks.discovery import task_named
+from strategies.budget import Budget
+from strategies.compute_optimal import ComputeOptimal
 from verifiers.equality import AnswerEquality
 from verifiers.types import Candidate
 
@@ -35,6 +40,9 @@ DATA = Path(__file__).parent / "data"
 CAP = 320
 BUDGETED = {"max_tokens": 2_000, "max_calls": 512, "deadline_s": 300}
 AMPLE = {"max_tokens": 16_384, "max_calls": 512, "deadline_s": 600}
+GENERATED = 'forethought_engine_generated_tokens_total{engine="main"}'
+SETTLED_S = 0.3
+"""After an answer, until the engine has told of its last step."""
 SAMPLING = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 
 SETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -102,9 +110,11 @@ async def ask(
         "max_completion_tokens": CAP,
         **SAMPLING,
     }
+    before = await engine_tokens(client)
     response = await client.post("/v1/chat/completions", json=body)
     response.raise_for_status()
     said = response.json()
+    made = await engine_tokens(client) - before
     text = said["choices"][0]["message"]["content"]
     reply = Candidate("0", text, finish_reason=said["choices"][0]["finish_reason"])
     (verdict,) = await task_named("gsm8k").grade(problem, [reply], equality)
@@ -118,7 +128,23 @@ async def ask(
         "stopped_by": scaling["stopped_by"],
         "usage": scaling["usage"],
         "seconds": scaling["seconds"],
+        "engine_tokens": made,
+        "events": await choice_events(client, said["id"]) if "auto" in strategy else [],
     }
+
+
+async def engine_tokens(client: httpx.AsyncClient) -> int:
+    """Read what the engine itself has counted as generated; it is asked when nothing runs."""
+    await asyncio.sleep(SETTLED_S)
+    metrics = (await client.get("/metrics")).text
+    line = next(each for each in metrics.splitlines() if each.startswith(GENERATED))
+    return int(float(line.split()[-1]))
+
+
+async def choice_events(client: httpx.AsyncClient, trace: str) -> list[dict[str, Any]]:
+    """Return what a trace says of samples and choices."""
+    kept = (await client.get(f"/v1/traces/{trace}")).json()
+    return [each for each in kept["events"] if each["kind"] in ("sampled", "chosen")]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -137,7 +163,8 @@ def figures_of(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     }
     shared = sorted(set.intersection(*(set(each) for each in by_strategy.values())))
     first = next(iter(by_strategy.values()))
-    head = ["strategy", "right", "minus the first, points", "tokens", "calls", "seconds"]
+    head = ["strategy", "right", "minus the first, points", "tokens", "the engine's count"]
+    head += ["calls", "seconds"]
     body = []
     for strategy, answered in by_strategy.items():
         kept = [answered[problem] for problem in shared]
@@ -150,6 +177,7 @@ def figures_of(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{sum(row['correct'] for row in kept)} of {len(kept)}",
                 "–" if answered is first else _interval(gain),
                 f"{fmean(_spent(row, 'completion_tokens') for row in kept):,.0f}",
+                _counted(kept),
                 f"{fmean(_spent(row, 'calls') for row in kept):.1f}",
                 f"{fmean(row['seconds'] for row in kept):.1f}",
             ]
@@ -161,8 +189,32 @@ def _interval(gain: Interval) -> str:
     return f"{gain.mean:+.0f} ({gain.low:+.0f} to {gain.high:+.0f})"
 
 
+def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write down on how many questions the ledger is the engine's count, token for token."""
+    known = [row for row in rows if "engine_tokens" in row]
+    if not known:
+        return "–"
+    equal = sum(row["engine_tokens"] == _spent(row, "completion_tokens") for row in known)
+    return f"equal on {equal} of {len(known)}"
+
+
 def _spent(row: Mapping[str, Any], what: str) -> int:
     return sum(int(stage[what]) for stage in row["usage"].values())
+
+
+async def same_choices(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say on how many questions `auto` chose live what replay chooses on the same samples."""
+    auto = {name: spec for name, spec in SETS["stopping"].items() if spec["type"] == "auto"}
+    (name, spec), same, asked = next(iter(auto.items())), 0, 0
+    strategy = ComputeOptimal(**{**spec, "type": "compute_optimal"})
+    equality = AnswerEquality()
+    async with aclosing(equality):
+        for row in rows:
+            if row["strategy"] == name:
+                again = await choose_again(strategy, row["events"], Budget(**AMPLE), equality)
+                same += json.loads(json.dumps(again)) == chosen_of(row["events"])
+                asked += 1
+    return f"`auto` chose live what it chooses by replay on the same samples: {same} of {asked}."
 
 
 def report() -> None:
@@ -171,6 +223,8 @@ def report() -> None:
     for name in SETS:
         if rows := rows_of(DATA / f"live_{name}.jsonl.gz"):
             parts.append(figures_of(name, rows))
+            if name == "stopping":
+                parts.append(asyncio.run(same_choices(rows)))
     made = circumstances("python -m loadtests.live")
     write_section("live", "\n\n".join([*parts, made]))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean
@@ -28,6 +28,7 @@ from verifiers.errors import EngineError
 from verifiers.types import (
     Capabilities,
     Chunk,
+    Engine,
     Equivalence,
     Prompt,
     Sampling,
@@ -50,6 +51,11 @@ class PoolEngine:
         self.capabilities = CAPABILITIES
         self._left = iter(samples)
         self._grain = grain
+
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """None of its own."""
+        return {}
 
     async def count_tokens(self, prompt: Prompt) -> int:  # noqa: ARG002
         """Say that it does not know."""
@@ -153,8 +159,16 @@ class Player:
         self, strategy: Strategy, recorded: Recorded, order: Sequence[Sample], budget: Budget
     ) -> tuple[Outcome, Ledger]:
         """Run a strategy once on the samples in this order."""
-        ledger = Ledger(budget)
         engine = PoolEngine(order, grain=self.grain)
+        prompt = Prompt(recorded.problem.messages)
+        outcome, request = await self.ask(strategy, engine, prompt, budget)
+        return outcome, request.ledger
+
+    async def ask(
+        self, strategy: Strategy, engine: Engine, prompt: Prompt, budget: Budget = AMPLE
+    ) -> tuple[Outcome, Request]:
+        """Run a strategy once on an engine; return the request too, for its costs and events."""
+        ledger = Ledger(budget)
         request = Request(
             Service({"main": engine}, self.equivalence, Admission()),
             ledger,
@@ -162,8 +176,8 @@ class Player:
             self.verifier,
         )
         sampling = Sampling(self.cap, seed=0 if self.seeded else None, logprobs=0)
-        session = Session(request, engine, Prompt(recorded.problem.messages), sampling)
-        return await run(strategy, session, request), ledger
+        session = Session(request, engine, prompt, sampling)
+        return await run(strategy, session, request), request
 
     async def _once(
         self, strategy: Strategy, recorded: Recorded, order: Sequence[Sample], budget: Budget

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import selectors
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -87,6 +87,11 @@ class SimulatedEngine:
         self._barrier = barrier
         self._here = 0
         self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """None of its own."""
+        return {}
 
     async def count_tokens(self, prompt: Prompt) -> int:  # noqa: ARG002
         """Say that it does not know."""

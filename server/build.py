@@ -109,7 +109,7 @@ async def open_state(
             service=Service(engines, equality, admission, tables),
             strategies=strategies,
             verifiers=verifiers,
-            metrics=Metrics(admission, strategies),
+            metrics=Metrics(admission, strategies, engines),
             traces=traces,
         )
 

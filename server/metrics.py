@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from strategies.admission import Admission
 from strategies.budget import Stage
 from strategies.request import Request
+from verifiers.types import Engine
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
@@ -21,8 +24,10 @@ _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 class Metrics:
     """The counters of one server."""
 
-    def __init__(self, admission: Admission, strategies: Iterable[str]) -> None:
-        """Count for the strategies of these names; the gauges read `admission` when scraped."""
+    def __init__(
+        self, admission: Admission, strategies: Iterable[str], engines: Mapping[str, Engine]
+    ) -> None:
+        """Count for the strategies of these names; the gauges are read when scraped."""
         self._strategies = frozenset(strategies)
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
@@ -61,6 +66,7 @@ class Metrics:
             "forethought_errors", "Errors told to clients.", ("kind",), registry=registry
         )
         self._admission_gauges(admission)
+        registry.register(EngineCollector(engines))
 
     def _admission_gauges(self, admission: Admission) -> None:
         gauges = {
@@ -106,3 +112,22 @@ class Metrics:
 
     def _known(self, strategy: str) -> str:
         return strategy if strategy in self._strategies else OTHER
+
+
+class EngineCollector(Collector):
+    """Passes the engines' own numbers on, as `forethought_engine_…` with the engine's name."""
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterator[Metric]:
+        """Read every engine."""
+        numbers = {name: engine.statistics for name, engine in self._engines.items()}
+        for statistic in sorted(set().union(*numbers.values())):
+            family = CounterMetricFamily if statistic.endswith("_total") else GaugeMetricFamily
+            words = statistic.removesuffix("_total").replace("_", " ")
+            metric = family(f"forethought_engine_{statistic}", f"{words}.", labels=("engine",))
+            for name, known in numbers.items():
+                if statistic in known:
+                    metric.add_metric((name,), known[statistic])
+            yield metric

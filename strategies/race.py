@@ -223,13 +223,17 @@ class Race:
         self._progress.put_nowait(lane)
 
     def _rest(self, lane: Lane, chunk: Chunk) -> None:
-        """Tell the reply's own end from the end of a step and from a cut by the budget."""
+        """Tell the reply's own end from the end of a step and from a cut by the budget.
+
+        A step that ends with the last token that the reply may have is its end too.
+        """
         assert lane.reservation is not None
         whole = lane.start.tokens + lane.tokens
         cut = chunk.finish_reason == "length" and lane.reservation.used >= lane.reservation.tokens
         paused = chunk.finish_reason == "stop" and chunk.stop_reason in self.pauses
-        if not paused and not (cut and whole < self.sampling.max_tokens):
-            lane.finish_reason = chunk.finish_reason
+        full = whole >= self.sampling.max_tokens
+        if full or not (paused or cut):
+            lane.finish_reason = "length" if paused else chunk.finish_reason
         lane.stop_reason = chunk.stop_reason
         lane.ended = not cut or lane.tokens >= lane.cap or not self.continuable
         lane.reservation.close()
@@ -266,6 +270,7 @@ class Race:
             stage=self.desk.stage,
             text=candidate.text,
             tokens=candidate.tokens,
+            mean_logprob=candidate.mean_logprob if candidate.logprobs else None,
             finish_reason=candidate.finish_reason,
         )
 

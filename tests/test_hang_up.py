@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -42,6 +42,10 @@ class Unclosed:
     @property
     def capabilities(self) -> Capabilities:
         return self._engine.capabilities
+
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        return self._engine.statistics
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return await self._engine.count_tokens(prompt)

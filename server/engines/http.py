@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self
 
@@ -92,6 +92,11 @@ class HTTPEngine:
                 if isinstance(chunk.error, BadRequest):
                     raise chunk.error
                 yield chunk
+
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """None: the upstream's are its own to show."""
+        return {}
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """Ask the upstream's tokenizer; 0 where it has none for chats."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TypeAlias
 
 from server.engines.scripts import Replies, Script, arithmetic, joined, split
@@ -45,6 +45,11 @@ class ScriptedEngine:
     def running(self) -> int:
         """Samples that generate now."""
         return self.log["started"] - sum(self.log[e] for e in ("finished", "failed", "aborted"))
+
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """What its log says."""
+        return {"generated_tokens_total": self.log["tokens"], "running_requests": self.running}
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """Count words, and the tokens of the reply to go on with."""

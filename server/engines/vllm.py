@@ -22,6 +22,7 @@ from server.engines.vllm_guard import Guard
 from server.engines.vllm_machine import VLLMOptions, adapter_digest, start_core
 from server.engines.vllm_prompt import ChatRenderer, bad_request
 from server.engines.vllm_reply import ReplyReader, read_chunk
+from server.engines.vllm_statistics import EngineStatistics
 from verifiers.errors import BadRequest, EngineError, EngineUnavailable
 from verifiers.types import (
     Capabilities,
@@ -53,6 +54,7 @@ class VLLMEngine:
         adapters: Mapping[str, LoRARequest],
         model: str,
         capabilities: Capabilities,
+        statistics: EngineStatistics,
     ) -> None:
         self._core: AsyncLLM | None = core
         self._guard = guard
@@ -60,6 +62,7 @@ class VLLMEngine:
         self._adapters = adapters
         self._model = model
         self._capabilities = capabilities
+        self._statistics = statistics
         self._request_numbers = count()
 
     @classmethod
@@ -70,7 +73,8 @@ class VLLMEngine:
         loaded. If cancelled, it leaves no process behind.
         """
         options = options or VLLMOptions()
-        core, guard = await start_core(str(path), options)
+        statistics = EngineStatistics()
+        core, guard = await start_core(str(path), options, statistics)
         renderer = ChatRenderer(core, options.tool_parser, options.reasoning_parser)
         adapters = {
             name: LoRARequest(f"{name}@{adapter_digest(directory)}", number, str(directory))
@@ -90,7 +94,7 @@ class VLLMEngine:
         )
         # Asked for once, it is at hand: later requests are sent without giving up the event loop.
         await core.get_supported_tasks()
-        return cls(core, guard, renderer, adapters, model, capabilities)
+        return cls(core, guard, renderer, adapters, model, capabilities, statistics)
 
     @property
     def model(self) -> str:
@@ -101,6 +105,11 @@ class VLLMEngine:
     def capabilities(self) -> Capabilities:
         """What it can do."""
         return self._capabilities
+
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """What vLLM counts."""
+        return self._statistics.read()
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """Count the prompt's tokens after the chat template."""

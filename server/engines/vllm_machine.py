@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -174,13 +174,16 @@ def _kill_children(keep: set[multiprocessing.process.BaseProcess]) -> None:
             kill_process_tree(child.pid)
 
 
-async def start_core(path: str, options: VLLMOptions) -> tuple[Any, Guard]:
+async def start_core(
+    path: str, options: VLLMOptions, statistics: Callable[[Any, int], Any]
+) -> tuple[Any, Guard]:
     """Start an `AsyncLLM` in another thread, and what ends its processes if ours is killed.
 
-    If cancelled, it kills what it has started.
+    `statistics` makes what is told of every engine step (vLLM's `StatLoggerFactory`). If
+    cancelled, it kills what it has started.
     """
     others = set(multiprocessing.active_children())
-    starting = asyncio.ensure_future(asyncio.to_thread(_make_core, path, options))
+    starting = asyncio.ensure_future(asyncio.to_thread(_make_core, path, options, statistics))
     try:
         core = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -193,13 +196,16 @@ async def start_core(path: str, options: VLLMOptions) -> tuple[Any, Guard]:
     return core, Guard(child.pid for child in ours if child.pid is not None)
 
 
-def _make_core(path: str, options: VLLMOptions) -> Any:
+def _make_core(path: str, options: VLLMOptions, statistics: Callable[[Any, int], Any]) -> Any:
     from vllm.exceptions import VLLMError
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
         config = engine_config(path, options)
         with _interrupts_blocked():
-            return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+            # True: none of vLLM's own lines in our log.
+            return AsyncLLM.from_vllm_config(
+                config, disable_log_stats=True, stat_loggers=[statistics]
+            )
     except (ValueError, OSError, RuntimeError, VLLMError) as error:
         raise EngineError(f"vLLM cannot serve {path}: {error}") from error

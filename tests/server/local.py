@@ -41,12 +41,13 @@ def make_state(
     settings = settings or Settings(engine="scripted")
     admission = admission or Admission()
     strategies, judges = find_classes(settings.plugins)
+    service = Service({"main": engine, **(others or {})}, AnswerEquality(), admission)
     return State(
         settings,
-        Service({"main": engine, **(others or {})}, AnswerEquality(), admission),
+        service,
         strategies,
         build_verifiers(settings, judges),
-        Metrics(admission, strategies),
+        Metrics(admission, strategies, service.engines),
         traces,
     )
 

@@ -4,13 +4,14 @@ import asyncio
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.engines.scripted import ScriptedEngine
 from server.metrics import OTHER, Metrics
 from strategies.admission import Admission, Ticket
 from strategies.budget import Budget, Ledger, Limit, Stage
 from strategies.events import EventLog
 from strategies.request import Request, Service
 from verifiers.equality import AnswerEquality
-from verifiers.types import Usage
+from verifiers.types import Prompt, Sampling, Usage
 
 
 def values(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -24,7 +25,7 @@ def values(metrics: Metrics) -> dict[tuple[str, ...], float]:
 
 def test_costs_of_a_request() -> None:
     admission = Admission()
-    metrics = Metrics(admission, ["best_of_n"])
+    metrics = Metrics(admission, ["best_of_n"], {})
     ledger = Ledger(Budget())
     ledger.usage[Stage.SAMPLE] += Usage(8, 10, 7, 300)
     ledger.usage[Stage.VERIFY] += Usage(8, 900, 100, 8)
@@ -49,7 +50,7 @@ def test_costs_of_a_request() -> None:
 
 
 def test_clients_cannot_make_series() -> None:
-    metrics = Metrics(Admission(), ["single"])
+    metrics = Metrics(Admission(), ["single"], {})
     before = None
     for number in range(50):
         metrics.request(f"made-up-{number}", 404, 0.0)
@@ -61,7 +62,7 @@ def test_clients_cannot_make_series() -> None:
 
 async def test_gauges_follow_admission() -> None:
     admission = Admission(slots=4)
-    metrics = Metrics(admission, [])
+    metrics = Metrics(admission, [], {})
     ticket = Ticket()
     assert await admission.acquire(ticket, 4) == 4
     waiting = asyncio.create_task(admission.acquire(Ticket(), 3))
@@ -76,6 +77,16 @@ async def test_gauges_follow_admission() -> None:
 
 
 def test_two_servers_in_one_process_count_apart() -> None:
-    one, other = Metrics(Admission(), ["single"]), Metrics(Admission(), ["single"])
+    one, other = Metrics(Admission(), ["single"], {}), Metrics(Admission(), ["single"], {})
     one.request("single", 200, 1.0)
     assert ("forethought_requests_total", "200", "single") not in values(other)
+
+
+async def test_engines_numbers_are_passed_on() -> None:
+    engine, other = ScriptedEngine(), ScriptedEngine()
+    metrics = Metrics(Admission(), [], {"main": engine, "small": other})
+    async for _ in engine.generate(Prompt(({"role": "user", "content": "2 + 3"},)), Sampling(8)):
+        assert values(metrics)["forethought_engine_running_requests", "main"] <= 1
+    found = values(metrics)
+    assert found["forethought_engine_generated_tokens_total", "main"] == engine.log["tokens"] > 0
+    assert found["forethought_engine_generated_tokens_total", "small"] == 0

@@ -84,6 +84,14 @@ async def test_extend_goes_step_by_step_and_finished_ones_are_free() -> None:
     assert (third[0].text, third[0].done) == ("a b\n\nc d\n\ne", True)
 
 
+async def test_a_step_that_ends_at_the_replys_cap_is_its_end() -> None:
+    (whole,) = await Bench(replies("a b\n\nc d")).session.extend(Bench().session.blank(1), ["\n\n"])
+    bench = Bench(replies("a b\n\nc d"), sampling=Sampling(whole.tokens))
+    (step,) = await bench.session.extend(bench.session.blank(1), ["\n\n"])
+    assert (step.text, step.finish_reason, step.done) == ("a b\n\n", "length", True)
+    assert await bench.session.extend([step], ["\n\n"]) == [step]
+
+
 async def test_extend_stops_after_a_number_of_tokens() -> None:
     bench = Bench(replies(WORDS), sampling=Sampling(50))
     candidates = await bench.session.extend(bench.session.blank(1), tokens=8)

@@ -73,6 +73,10 @@ class TableEngine:
                 usage=Usage(completion_tokens=len(new)),
             )
 
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        return {}
+
     async def count_tokens(self, prompt: Prompt) -> int:
         return 1
 
