@@ -86,7 +86,7 @@ class Grower(Sampler):
         """
         ledger, verifier = self._request.ledger, self._request.verifier
         moving = [each for each in candidates if not each.done]
-        judged = verifier.calls if verifier is not None else 0
+        judged = verifier.step_calls if verifier is not None else 0
         least = self.kept(moving, self._parts * len(moving))
         if ledger.calls < self._parts * len(moving) * (1 + max(1, judged)) + 1:
             ledger.stopped_by = Limit.CALLS
@@ -108,7 +108,7 @@ class Grower(Sampler):
         begun = [each.tokens if self._parts == 1 else 0 for each in candidates if not each.done]
         rest = max((self._sampling.max_tokens - tokens for tokens in begun), default=0)
         finishing = min(rest, self._request.ledger.budget.max_tokens // 4)
-        return finishing + (judged * verifier.max_tokens if verifier is not None else 0)
+        return finishing + (judged * verifier.step_tokens if verifier is not None else 0)
 
     def saving(self) -> AbstractContextManager[None]:
         """Keep what the answers take until this context ends: calls, and a quarter of the rest.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,6 +48,8 @@ class Request:
     ticket: Ticket = field(default_factory=Ticket)
     scores: dict[tuple[str, str], Score] = field(default_factory=dict)
     """Scores by candidate id and text, so that only what is new is scored."""
+    known: dict[Hashable, float] = field(default_factory=dict)
+    """What the verifier keeps for itself, such as the scores of steps."""
     produced: dict[str, Candidate] = field(default_factory=dict)
     """The latest state of every candidate that answers the request's own prompt."""
     drawn: dict[str, Drawing] = field(default_factory=dict)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from strategies.budget import Stage
+from strategies.budget import Limit, Stage
 from strategies.events import EventKind
 from strategies.request import Request
 from verifiers.base import Verifier
 from verifiers.errors import BudgetSpent
 from verifiers.types import UNSCORED, Candidate, Powers, Prompt, Score, Task
+
+GRACE_S = 0.1
+"""After the deadline, for a verifier to return what it has."""
 
 
 async def score_new(
@@ -47,14 +52,25 @@ async def score_new(
 async def _ask(
     request: Request, verifier: Verifier, prompt: Prompt, new: list[Candidate], powers: Powers
 ) -> list[Score]:
-    """Score as many as can be paid, the first ones; a verifier that generates pays for itself."""
+    """Score as many as can be paid, the first ones; a verifier that generates pays for itself.
+
+    One that asks an engine returns at the deadline what it has; another one is stopped then.
+    """
     if not new:
         return []
+    ledger = request.ledger
     try:
         if not verifier.calls:
-            new = new[: request.ledger.call(Stage.VERIFY, len(new))]
-        return await verifier.score(Task(prompt, request.fields), new, powers)
+            new = new[: ledger.call(Stage.VERIFY, len(new))]
+        left = ledger.deadline - time.monotonic()
+        async with asyncio.timeout(left + GRACE_S) as limit:
+            return await verifier.score(Task(prompt, request.fields, request.known), new, powers)
     except BudgetSpent:
+        return []
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        ledger.stopped_by = Limit.DEADLINE
         return []
 
 

@@ -122,7 +122,7 @@ class FrontierSearch(StepSearch, ABC):
     def worst_case(self, n: int, cap: int, verifier: Verifier | None, budget: Budget) -> WorstCase:  # noqa: ARG002
         """Count every step of every reply as a sample, and one reply that is finished."""
         steps = self.n * self.generations()
-        judged = verifier.max_tokens if verifier is not None else 0
+        judged = verifier.step_tokens if verifier is not None else 0
         tokens = steps * (min(cap, self.step_tokens) + judged) + cap
         return WorstCase(min(steps + 1, budget.max_calls), min(tokens, budget.max_tokens))
 

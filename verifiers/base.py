@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 import verifiers
+from verifiers.calibration import Calibration
 from verifiers.discovery import discover
 from verifiers.types import Candidate, Capabilities, Powers, Score, Task
 
@@ -36,6 +37,18 @@ class Verifier(BaseModel, ABC):
     Fields: ClassVar[FieldsClass] = RequestFields
     """The fields of `verifier` in the request, beside `name`."""
 
+    calibration: Calibration | None = Field(
+        None, description="A file of `forethought bench calibrate`: what a score is worth."
+    )
+
+    def request_fields(self) -> FieldsClass:
+        """Return the fields that a request may give it: the class's, unless it has parts."""
+        return self.Fields
+
+    def probability(self, score: float) -> float | None:
+        """Return the probability that a reply of this score is right; None: not calibrated."""
+        return None if self.calibration is None else self.calibration.probability(score)
+
     @property
     def logprobs(self) -> int | None:
         """What `Sampling.logprobs` the candidates must have been drawn with."""
@@ -50,6 +63,16 @@ class Verifier(BaseModel, ABC):
     def max_tokens(self) -> int:
         """The most tokens that scoring one candidate generates."""
         return 0
+
+    @property
+    def step_calls(self) -> int:
+        """The most engine calls that it takes where a scored candidate grew by one step."""
+        return self.calls
+
+    @property
+    def step_tokens(self) -> int:
+        """The most tokens that are generated where a scored candidate grew by one step."""
+        return self.max_tokens
 
     @property
     def partial(self) -> bool:
@@ -79,6 +102,22 @@ class Verifier(BaseModel, ABC):
         if policy.logprobs < wanted:
             return f"the engine gives {policy.logprobs} of the {wanted} alternatives needed"
         return None
+
+    def engines(self) -> frozenset[str]:
+        """Name the configuration's engines that it asks, the policy's left out."""
+        return frozenset() if self.asked is None else frozenset({self.asked})
+
+    def unavailable_among(
+        self, policy: Capabilities, engines: Mapping[str, Capabilities]
+    ) -> str | None:
+        """Say why it cannot judge what `policy` draws; `engines` are all, by their names.
+
+        One that asks several engines overrides this and `engines`, others `unavailable` alone.
+        """
+        return self.unavailable(policy, policy if self.asked is None else engines[self.asked])
+
+    def admit(self, task: Task) -> None:
+        """Refuse a task that it cannot judge by, before any work. Raises BadRequest."""
 
     async def start(self) -> None:
         """Get what it needs beside engines, once, when the server starts.

@@ -2,7 +2,8 @@
 
 Symbolic equality is math-verify's (https://github.com/huggingface/Math-Verify). It may not end
 (`9**9**9` cannot even be interrupted), so it runs in `verifiers.equality_worker`, in processes of
-their own with limited memory, started with the first pair that needs one and killed when late.
+their own with limited memory, started with the first pair that needs one and killed when late. So
+do regular expressions and JSON schemas, which can be as hostile.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 from verifiers.canonical import bracketed, split
+from verifiers.types import JSONObject
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 0.5
@@ -55,7 +58,7 @@ class AnswerEquality:
         self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
         for worker in self._pool:
             self._idle.put_nowait(worker)
-        self._verdicts: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
+        self._verdicts: OrderedDict[bytes, bool] = OrderedDict()
         self._remembered = remembered
 
     async def start(self) -> None:
@@ -79,6 +82,14 @@ class AnswerEquality:
         """Tell for each text whether the regular expression is found in it (`re.search`)."""
         return await self._decide([("match", pattern, text) for text in texts])
 
+    async def conforms(self, schema: JSONObject, texts: Sequence[str]) -> list[bool]:
+        """Tell for each text whether it is JSON that satisfies the JSON schema.
+
+        A schema that is none, or whose references lead nowhere, is satisfied by nothing.
+        """
+        document = json.dumps(schema)
+        return await self._decide([("conform", document, text) for text in texts])
+
     async def aclose(self) -> None:
         """Kill the workers."""
         for worker in self._pool:
@@ -95,9 +106,10 @@ class AnswerEquality:
         return [verdicts.get(place, False) for place in range(len(questions))]
 
     async def _verdict(self, question: tuple[str, str, str]) -> bool:
-        known = self._verdicts.get(question)
+        key = blake2b(json.dumps(question).encode(), digest_size=16).digest()
+        known = self._verdicts.get(key)
         if known is not None:
-            self._verdicts.move_to_end(question)
+            self._verdicts.move_to_end(key)
             return known
         worker = await self._idle.get()
         try:
@@ -107,7 +119,7 @@ class AnswerEquality:
             self._idle.put_nowait(worker)
         if verdict is None:
             return False
-        self._verdicts[question] = verdict
+        self._verdicts[key] = verdict
         if len(self._verdicts) > self._remembered:
             self._verdicts.popitem(last=False)
         return verdict

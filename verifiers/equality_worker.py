@@ -2,7 +2,8 @@
 
 It reads one JSON list a line from stdin, and answers each with one line, `true`, `false` or `null`
 (no verdict within the time): `["equal", a, b, seconds]` compares two canonical answers, `["match",
-pattern, text, seconds]` matches a regular expression. The first line it writes is `true`: ready.
+pattern, text, seconds]` matches a regular expression, `["conform", schema, text, seconds]` checks
+JSON against a JSON schema. The first line it writes is `true`: ready.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 Comparison = Callable[[str, str], bool]
+
+_OF_NO_SCHEMA = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What jsonschema raises where a part of a schema that a reference leads to is none."""
 
 
 class OutOfTime(BaseException):
@@ -36,7 +40,11 @@ def main() -> None:
     _limit(resource.RLIMIT_CORE, 0)
     logging.disable(logging.CRITICAL)
     replies = _claim_stdout()
-    comparisons: dict[str, Comparison] = {"equal": _symbolic_equality(), "match": _matches}
+    comparisons: dict[str, Comparison] = {
+        "equal": _symbolic_equality(),
+        "match": _matches,
+        "conform": _conformity(),
+    }
     print("true", file=replies, flush=True)
     for line in sys.stdin:
         kind, left, right, seconds = json.loads(line)
@@ -82,6 +90,28 @@ def _symbolic_equality() -> Comparison:
 
 def _matches(pattern: str, text: str) -> bool:
     return re.search(pattern, text) is not None
+
+
+def _conformity() -> Comparison:
+    """Return jsonschema's check, with no other documents at hand than the dialects themselves."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import UnknownType
+    from jsonschema.validators import validator_for
+    from jsonschema_specifications import REGISTRY
+    from referencing.exceptions import Unresolvable
+
+    @lru_cache(maxsize=16)
+    def validator(schema: str) -> Any:
+        document = json.loads(schema)
+        return validator_for(document, default=Draft202012Validator)(document, registry=REGISTRY)
+
+    def conforms(schema: str, text: str) -> bool:
+        try:
+            return bool(validator(schema).is_valid(json.loads(text)))
+        except (UnknownType, Unresolvable, *_OF_NO_SCHEMA):
+            return False
+
+    return conforms
 
 
 @contextmanager

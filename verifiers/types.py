@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -282,6 +282,10 @@ class Engine(Protocol):
     def capabilities(self) -> Capabilities:
         """What it can do; known once it has started."""
 
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """The engine's own numbers by name, a counter's ends with `_total`; empty: it has none."""
+
     def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1
     ) -> AsyncGenerator[Chunk, None]:
@@ -307,6 +311,9 @@ class Task:
 
     prompt: Prompt
     fields: JSONObject = field(default_factory=dict)
+    known: MutableMapping[Hashable, float] = field(default_factory=dict)
+    """What the verifier keeps while the request lasts, under all that it hangs on: the prompt too,
+    as a request asks about several."""
 
 
 class Equivalence(Protocol):
@@ -317,6 +324,9 @@ class Equivalence(Protocol):
 
     async def matches(self, pattern: str, texts: Sequence[str]) -> list[bool]:
         """Tell for each text whether the regular expression is found in it."""
+
+    async def conforms(self, schema: JSONObject, texts: Sequence[str]) -> list[bool]:
+        """Tell for each text whether it is JSON that satisfies the JSON schema."""
 
 
 class Powers(Protocol):
