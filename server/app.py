@@ -10,8 +10,18 @@ from server import health, lists
 from server.chat import chat
 from server.errors import add_error_handlers
 from server.middleware import RequestLine
-from server.openapi import CHAT_PATHS, add_openapi
+from server.openapi import (
+    CHAT_PATHS,
+    REPLAY_PATH,
+    RERANK_PATHS,
+    SCORE_PATHS,
+    VERIFY_PATH,
+    add_openapi,
+)
+from server.replay import replay
+from server.rerank import rerank, score
 from server.state import State
+from server.verify import verify
 
 
 def create_app(state: State) -> FastAPI:
@@ -24,8 +34,14 @@ def create_app(state: State) -> FastAPI:
     )
     app.state.forethought = state
     app.state.readiness = health.Readiness(state)
-    for path in CHAT_PATHS:  # reads its body itself, so it is a plain route and costs less
-        app.add_route(path, chat, methods=["POST"])
+    for path, endpoint in {  # they read their bodies themselves: plain routes, which cost less
+        **dict.fromkeys(CHAT_PATHS, chat),
+        VERIFY_PATH: verify,
+        **dict.fromkeys(RERANK_PATHS, rerank),
+        **dict.fromkeys(SCORE_PATHS, score),
+        REPLAY_PATH: replay,
+    }.items():
+        app.add_route(path, endpoint, methods=["POST"])
     for path, route in {
         "/v1/models": lists.list_models,
         "/v1/models/{model:path}": lists.show_model,

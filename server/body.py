@@ -18,15 +18,20 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_chat_request(http: Request, limit: int) -> ChatRequest:
-    """Read a chat request of at most `limit` bytes.
+    """Read a chat request of at most `limit` bytes; raises as `read_body` and `parse_request`."""
+    return parse_chat_request(await read_body(http, limit))
+
+
+async def read_body(http: Request, limit: int) -> bytes:
+    """Read a body that is declared as JSON, of at most `limit` bytes.
 
     Raises:
-        WrongContentType, BodyTooLarge, BadRequest
+        WrongContentType, BodyTooLarge
     """
     content_type = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise WrongContentType("the body has to be declared as `Content-Type: application/json`")
-    return parse_chat_request(await _read(http, limit))
+    return await _read(http, limit)
 
 
 async def _read(http: Request, limit: int) -> bytes:
@@ -42,18 +47,27 @@ async def _read(http: Request, limit: int) -> bytes:
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
-    """Check the body and name the first field that is wrong."""
+    """Check the body of a chat request. Raises BadRequest."""
+    return parse_request(ChatRequest, body, REFUSED)
+
+
+def parse_request(model: type[Model], body: bytes, refused: Mapping[str, str]) -> Model:
+    """Check a body; what is `refused` is so with the reason that stands there.
+
+    Raises:
+        BadRequest: it names the first field that is wrong.
+    """
     raw = parse_json(body)
     if not isinstance(raw, dict):
         raise BadRequest("the body has to be a JSON object")
     for name in raw:
-        if name in REFUSED and raw[name] is not None:
-            raise BadRequest(f"`{name}` is not supported: {REFUSED[name]}", param=name)
-    body = body if raw.keys().isdisjoint(REFUSED) else to_json(_without(raw, REFUSED))
+        if name in refused and raw[name] is not None:
+            raise BadRequest(f"`{name}` is not supported: {refused[name]}", param=name)
+    body = body if raw.keys().isdisjoint(refused) else to_json(_without(raw, refused))
     try:
-        return ChatRequest.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
-        raise bad_field(error, raw, known=ChatRequest.model_fields) from None
+        raise bad_field(error, raw, known=model.model_fields) from None
 
 
 def parse_json(body: bytes) -> Any:

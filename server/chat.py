@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -23,6 +23,8 @@ from server.state import State
 from server.streaming import stream
 from server.traces import TraceStore
 from strategies.base import Outcome, run
+from strategies.events import Event
+from verifiers.types import JSONObject
 
 _log = logging.getLogger("forethought.traces")
 
@@ -51,15 +53,17 @@ async def perform(order: Order, state: State) -> Outcome:
     finally:
         state.metrics.observe(order.request, order.name)
         if state.traces is not None:
-            await _keep(state.traces, order)
+            await keep(state.traces, order.id, describe(order), order.request.events.events)
 
 
-async def _keep(traces: TraceStore, order: Order) -> None:
+async def keep(
+    traces: TraceStore, trace_id: str, header: JSONObject, events: Sequence[Event]
+) -> None:
     """Keep the events; a full disk costs the trace, not the answer that was paid for."""
     try:
-        await traces.save(order.id, describe(order), order.request.events.events)
+        await traces.save(trace_id, header, events)
     except sqlite3.Error as error:
-        _log.error("%s: the trace is lost: %s", order.id, error)
+        _log.error("%s: the trace is lost: %s", trace_id, error)
 
 
 class EventStream(Response):

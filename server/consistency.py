@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from server.configuration import ConfigurationError, problems_of
 from server.settings import MAIN_ENGINE, Preset, Settings
@@ -13,6 +14,7 @@ from strategies.allocation import Table, read_table, shipped_tables
 from strategies.base import Strategy
 from strategies.inner import KNOWN, sampler
 from verifiers.base import Verifier
+from verifiers.ensemble import CLASSES, CONFIGURED
 
 
 def build_verifiers(
@@ -23,20 +25,67 @@ def build_verifiers(
     Raises:
         ConfigurationError: a type is unknown, or its configuration wrong.
     """
-    built = {name: cls() for name, cls in classes.items() if _needs_nothing(cls)}
-    problems = []
-    for name, configuration in settings.verifiers.items():
-        place = f"verifiers.{name}"
-        problems += _not_in(f"{place}.type", configuration.get("type"), classes)
-        problems += _engine_missing(f"{place}.engine", configuration.get("engine"), settings)
-        if configuration.get("type") in classes:
-            try:
-                built[name] = classes[configuration["type"]].model_validate(configuration)
-            except ValidationError as error:
-                problems += problems_of(error, place)
-    if problems:
-        raise ConfigurationError(problems)
-    return built
+    building = _Building(settings, classes)
+    for name in settings.verifiers:
+        building.build(name)
+    if building.problems:
+        raise ConfigurationError(building.problems)
+    return building.built
+
+
+class _Building:
+    """Builds each configured verifier when it is first asked for: ensembles ask for others."""
+
+    def __init__(self, settings: Settings, classes: Mapping[str, type[Verifier]]) -> None:
+        self._configured = settings.verifiers
+        self._engines = (MAIN_ENGINE, *settings.engines)
+        self._classes = classes
+        self._context = {CLASSES: classes, CONFIGURED: self.named}
+        self._begun: list[str] = []
+        self._open: list[str] = []
+        """Those that are being built, each as a member of the one before."""
+        self.built = {name: cls() for name, cls in classes.items() if _needs_nothing(cls)}
+        self.problems: list[str] = []
+
+    def build(self, name: str) -> None:
+        """Build what is configured under a name, once, or note what is wrong."""
+        if name in self._begun:
+            return
+        self._begun.append(name)
+        self.built.pop(name, None)  # what is configured stands before a class of that name
+        configuration, place = self._configured[name], f"verifiers.{name}"
+        unknown = _not_in(f"{place}.type", configuration.get("type"), self._classes)
+        if unknown:
+            self.problems += unknown
+            return
+        self._open.append(name)
+        try:
+            cls = self._classes[configuration["type"]]
+            built = cls.model_validate(configuration, context=self._context)
+        except ValidationError as error:
+            self.problems += problems_of(error, place)
+        else:
+            self.built[name] = built
+            for engine in sorted(built.engines()):
+                key = next((key for key, told in configuration.items() if told == engine), "engine")
+                self.problems += _not_in(f"{place}.{key}", engine, self._engines)
+        finally:
+            self._open.pop()
+
+    def named(self, name: str) -> Verifier:
+        """Return a verifier for an ensemble. Raises PydanticCustomError where there is none."""
+        if name in self._open:
+            circle = " → ".join((*self._open[self._open.index(name) :], name))
+            raise PydanticCustomError("circle", "members in a circle: {circle}", {"circle": circle})
+        if name in self._configured:
+            self.build(name)
+        if name not in self.built:
+            known = ", ".join({**self.built, **self._configured})
+            wrong = "cannot be built" if name in self._configured else f"there are {known}"
+            raise PydanticCustomError(
+                "unknown", "there is no {name}: {wrong}", {"name": repr(name), "wrong": wrong}
+            )
+        return self.built[name]
 
 
 def read_tables(settings: Settings) -> Mapping[str, Table]:
@@ -98,17 +147,13 @@ def _preset_problems(
         fields = dict(preset.verifier)
         name = fields.pop("name", None)
         unknown = _not_in(f"{place}.verifier.name", name, verifiers)
-        problems += unknown or _wrong(f"{place}.verifier", verifiers[str(name)].Fields, fields)
+        place = f"{place}.verifier"
+        problems += unknown or _wrong(place, verifiers[str(name)].request_fields(), fields)
     return problems
 
 
 def _needs_nothing(cls: type[BaseModel]) -> bool:
     return not any(field.is_required() for field in cls.model_fields.values())
-
-
-def _engine_missing(place: str, name: str | None, settings: Settings) -> list[str]:
-    names = (MAIN_ENGINE, *settings.engines)
-    return [] if name is None else _not_in(place, name, names)
 
 
 def _models(settings: Settings) -> list[str]:

@@ -30,6 +30,7 @@ from strategies.base import Need, Strategy
 from strategies.budget import Budget, Ledger
 from strategies.events import EventLog
 from strategies.request import Request
+from strategies.selection import drawn
 from strategies.session import Session
 from verifiers.errors import BadRequest
 from verifiers.types import Engine, Prompt, Sampling
@@ -80,7 +81,10 @@ async def take_order(wire: ChatRequest, state: State, path: str | None, received
     check_available(state, strategy[1], judge, target.engine.capabilities)
     strategy[1].check(state.service)
     _check_shape(wire, state, strategy[1])
-    prompt = make_prompt(wire, target, state.settings.limits.max_messages)
+    most = state.settings.limits.max_messages
+    prompt = make_prompt(wire, target, most, wire.reasoning_effort)
+    check_powers(prompt, target.engine.capabilities)
+    judge.admit(prompt)
     prompt_tokens = 0
     if wire.dry_run or not _surely_fits(prompt, cap, target.engine):
         prompt_tokens = await target.engine.count_tokens(prompt)
@@ -122,7 +126,7 @@ def dry_run(order: Order) -> dict[str, Any]:
         "strategy": order.name,
         "parameters": order.strategy.model_dump(exclude={"type"}),
         "verifier": order.judge.name,
-        "budget": _described(budget),
+        "budget": described(budget),
         "prompt_tokens": order.prompt_tokens,
         "worst_case": worst._asdict(),
     }
@@ -132,13 +136,14 @@ def describe(order: Order) -> dict[str, Any]:
     """Return what a trace keeps of the request itself."""
     wire, sampling, prompt = order.wire, order.sampling, order.session.prompt
     return {
+        "kind": "chat",
         "created": order.created,
         "model": order.model,
         "strategy": order.name,
         "parameters": order.strategy.model_dump(mode="json", exclude={"type"}),
         "verifier": order.judge.name,
         "verifier_fields": dict(order.judge.fields),
-        "budget": _described(order.request.ledger.budget),
+        "budget": described(order.request.ledger.budget),
         "n": order.n,
         "messages": prompt.messages,
         "tools": prompt.tools,
@@ -148,10 +153,12 @@ def describe(order: Order) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "seed": sampling.seed,
         "metadata": wire.metadata,
+        "drawn": drawn(order.request),
     }
 
 
-def _described(budget: Budget) -> dict[str, Any]:
+def described(budget: Budget) -> dict[str, Any]:
+    """Write a budget down."""
     return {
         "max_tokens": budget.max_tokens,
         "max_calls": budget.max_calls,

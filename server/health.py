@@ -1,44 +1,75 @@
-"""Whether the server lives, whether its engines answer, and its numbers."""
+"""Whether the server lives, whether engines and verifiers answer, and its numbers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from contextlib import aclosing
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from server.chat import json_response
 from server.metrics import CONTENT_TYPE
+from server.resolve import verifier_unavailable
 from server.state import State
-from verifiers.errors import EngineError, EngineTimeout, EngineUnavailable
+from strategies.concurrency import together
+from verifiers.base import Verifier
+from verifiers.errors import EngineError, EngineTimeout, EngineUnavailable, VerifierError
 from verifiers.types import Engine, Prompt, Sampling
 
 FRESH_S = 5.0
 """For so long an engine's answer holds: probes come often and from several places."""
 PATIENCE_S = 20.0
 """A loaded engine may take this long to make one token."""
+VERIFIER_PATIENCE_S = 2.0
+"""A verifier that takes longer to say how it is must not make the server look unready."""
+OK = "ok"
 
 _QUESTION = Prompt(({"role": "user", "content": "Hi"},))
 
 
 class Readiness:
-    """Asks every engine for one token, at most once in FRESH_S seconds."""
+    """Asks engines for one token and verifiers how they are, at most once in FRESH_S seconds."""
 
     def __init__(self, state: State) -> None:
+        self._state = state
         self._engines = state.service.engines
         self._lock = asyncio.Lock()
         self._checked = -FRESH_S
         self._error: EngineError | None = None
+        self._verifiers: dict[str, str] = {}
 
-    async def check(self) -> None:
-        """Return if every engine answers. Raises EngineUnavailable."""
+    async def check(self) -> dict[str, Any]:
+        """Tell how everything is, if every engine answers. Raises EngineUnavailable.
+
+        A verifier that is away is told of: requests that do not need it are served.
+        """
         async with self._lock:
             if time.monotonic() - self._checked >= FRESH_S:
                 self._error = await self._ask_all()
+                words = await together(map(self._word, self._state.verifiers.values()))
+                self._verifiers = dict(zip(self._state.verifiers, words, strict=True))
                 self._checked = time.monotonic()
         if self._error is not None:
             raise EngineUnavailable(self._error.message)
+        engines = dict.fromkeys(self._engines, OK)
+        return {"status": "ready", "engines": engines, "verifiers": self._verifiers}
+
+    async def _word(self, verifier: Verifier) -> str:
+        """Say that a verifier can score now, or why it cannot."""
+        able = next(iter(self._engines.values())).capabilities
+        if reason := verifier_unavailable(self._state, verifier, able):
+            return reason
+        try:
+            async with asyncio.timeout(VERIFIER_PATIENCE_S):
+                await verifier.check()
+        except TimeoutError:
+            return f"it did not answer in {VERIFIER_PATIENCE_S:.0f} s"
+        except VerifierError as error:
+            return error.message
+        return OK
 
     async def _ask_all(self) -> EngineError | None:
         for name, engine in self._engines.items():
@@ -66,10 +97,9 @@ async def live(http: Request) -> Response:  # noqa: ARG001
 
 
 async def ready(http: Request) -> Response:
-    """Say whether every engine really answers."""
+    """Say whether every engine really answers, and which verifiers do."""
     readiness: Readiness = http.app.state.readiness
-    await readiness.check()
-    return PlainTextResponse("ready\n")
+    return json_response(await readiness.check())
 
 
 async def metrics(http: Request) -> Response:

@@ -16,7 +16,7 @@ from server.state import State
 from strategies.base import Strategy
 from strategies.inner import unalias
 from verifiers.base import Verifier
-from verifiers.discovery import summary
+from verifiers.discovery import summary, type_name
 from verifiers.errors import UnknownModel, UnknownStrategy
 from verifiers.types import Capabilities
 
@@ -59,13 +59,17 @@ async def list_verifiers(http: Request) -> Response:
 
 async def show_trace(http: Request) -> Response:
     """Show what a request did, event by event."""
-    traces, trace_id = _state(http).traces, http.path_params["trace_id"]
-    if traces is None:
-        raise NotFound("this server keeps no traces: see the setting `traces`")
-    trace = await traces.load(trace_id)
+    return json_response(await load_trace(_state(http), http.path_params["trace_id"]))
+
+
+async def load_trace(state: State, trace_id: str, param: str | None = None) -> dict[str, Any]:
+    """Read a stored trace; `param` is the field that names it. Raises NotFound."""
+    if state.traces is None:
+        raise NotFound("this server keeps no traces: see the setting `traces`", param=param)
+    trace = await state.traces.load(trace_id)
     if trace is None:
-        raise NotFound(f"there is no trace {trace_id!r}")
-    return json_response(trace)
+        raise NotFound(f"there is no trace {trace_id!r}", param=param)
+    return trace
 
 
 def _state(http: Request) -> State:
@@ -112,13 +116,16 @@ def _strategy(name: str, cls: type[Strategy], able: Capabilities) -> dict[str, A
 
 
 def _verifier(name: str, verifier: Verifier, reason: str | None) -> dict[str, Any]:
+    fields = verifier.request_fields()
     return {
         "name": name,
+        "type": type_name(type(verifier)),
         "summary": summary(type(verifier)),
         "paper": verifier.paper,
-        "schema": verifier.Fields.model_json_schema(),
-        "defaults": _defaults(verifier.Fields),
+        "schema": fields.model_json_schema(),
+        "defaults": _defaults(fields),
         "needs": ["logprobs"] * (verifier.logprobs is not None),
+        "calibrated": verifier.calibration is not None,
         "available": reason is None,
         "reason": reason,
     }
@@ -126,7 +133,7 @@ def _verifier(name: str, verifier: Verifier, reason: str | None) -> dict[str, An
 
 def _defaults(cls: type[BaseModel]) -> dict[str, Any]:
     return {
-        name: field.get_default(call_default_factory=True, validated_data={})
+        field.alias or name: field.get_default(call_default_factory=True, validated_data={})
         for name, field in cls.model_fields.items()
         if name != "type" and not field.is_required()
     }

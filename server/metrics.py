@@ -17,6 +17,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 """The label of every strategy name that is not known: clients cannot make new series."""
 
+ENDPOINTS = frozenset({"verify", "rerank", "score", "replay"})
+"""Labels, in place of a strategy's name, of what runs none."""
+
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -28,7 +31,7 @@ class Metrics:
         self, admission: Admission, strategies: Iterable[str], engines: Mapping[str, Engine]
     ) -> None:
         """Count for the strategies of these names; the gauges are read when scraped."""
-        self._strategies = frozenset(strategies)
+        self._strategies = frozenset(strategies) | ENDPOINTS
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "forethought_requests",

@@ -48,7 +48,7 @@ class RequestLine:
 
     def _tell(self, scope: Scope, seconds: float) -> None:
         status = scope.get("status", 500)
-        if scope["path"].endswith(_CHAT):
+        if "strategy" in scope or scope["path"].endswith(_CHAT):
             self._metrics.request(scope.get("strategy", ""), status, seconds)
         _log.info(
             "%s %s %.100r %d %.3f s",

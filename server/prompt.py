@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from server.resolve import Target
-from server.wire import TEMPLATE_RESERVED, ChatRequest
+from server.settings import Effort
+from server.wire import TEMPLATE_RESERVED, Conversation
 from server.wire_messages import Message
 from verifiers.errors import BadRequest
 from verifiers.types import Capabilities, JSONObject, Prompt
@@ -14,11 +15,13 @@ _NOT_FOR_TEMPLATES = frozenset({"refusal", "audio", "function_call", "annotation
 """What clients send back of a reply and no chat template reads."""
 
 
-def make_prompt(wire: ChatRequest, target: Target, most: int) -> Prompt:
+def make_prompt(
+    wire: Conversation, target: Target, most: int, effort: Effort | None = None
+) -> Prompt:
     """Check what the types cannot say, and put the prompt together.
 
     Raises:
-        BadRequest: too many messages, tools that do not fit, what the engine cannot do.
+        BadRequest: too many messages, tools that do not fit.
     """
     if len(wire.messages) > most:
         raise BadRequest(f"this server takes at most {most} messages", param="messages")
@@ -28,11 +31,10 @@ def make_prompt(wire: ChatRequest, target: Target, most: int) -> Prompt:
         wire.tool_choice,
         wire.parallel_tool_calls,
         _grammar(wire),
-        _template_arguments(wire),
+        _template_arguments(wire, effort),
         target.adapter,
     )
     _check_tools(prompt)
-    check_powers(prompt, target.engine.capabilities)
     return prompt
 
 
@@ -59,20 +61,20 @@ def _without_none(value: Any) -> Any:
     }
 
 
-def _grammar(wire: ChatRequest) -> JSONObject | None:
+def _grammar(wire: Conversation) -> JSONObject | None:
     asked = wire.response_format
     return None if asked is None or asked["type"] == "text" else asked
 
 
-def _template_arguments(wire: ChatRequest) -> dict[str, Any]:
+def _template_arguments(wire: Conversation, effort: Effort | None) -> dict[str, Any]:
     arguments = dict(wire.chat_template_kwargs or {})
     for name in arguments:
         if name in TEMPLATE_RESERVED:
             raise BadRequest(
                 "that is not the client's to say", param=f"chat_template_kwargs.{name}"
             )
-    if wire.reasoning_effort is not None:
-        arguments.setdefault("reasoning_effort", wire.reasoning_effort)
+    if effort is not None:
+        arguments.setdefault("reasoning_effort", effort)
     return arguments
 
 

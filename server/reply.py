@@ -52,9 +52,9 @@ def scaling(order: Order, outcome: Outcome) -> dict[str, Any]:
         "answer": outcome.answer,
         "agreement": outcome.agreement,
         "abstentions": outcome.abstentions,
-        "confidence": outcome.agreement,
+        "confidence": _confidence(order, outcome),
         "scores": [finite(choice.score) for choice in outcome.choices],
-        "usage": {stage.value: _stage(each) for stage, each in ledger.usage.items()},
+        "usage": {stage.value: stage_usage(each) for stage, each in ledger.usage.items()},
         "seconds": round(ledger.seconds, 6),
         "trace_id": order.id,
     }
@@ -118,7 +118,16 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _stage(usage: Usage) -> dict[str, Any]:
+def _confidence(order: Order, outcome: Outcome) -> float | None:
+    """Return how probably the answer is right; None without a score, or what makes sense of it."""
+    verifier = order.judge.verifier
+    if verifier is None or not outcome.choices or not math.isfinite(outcome.choices[0].score):
+        return None
+    return verifier.probability(outcome.choices[0].score)
+
+
+def stage_usage(usage: Usage) -> dict[str, Any]:
+    """Write down what one stage cost."""
     return {
         "calls": usage.calls,
         "prompt_tokens": usage.prompt_tokens,

@@ -19,7 +19,7 @@ from strategies.budget import Budget
 from strategies.inner import KNOWN, unalias
 from verifiers.base import Verifier
 from verifiers.errors import BadRequest, UnknownModel, UnknownStrategy
-from verifiers.types import Capabilities, Engine, JSONObject
+from verifiers.types import Capabilities, Engine, JSONObject, Prompt, Task
 
 Named: TypeAlias = str | Mapping[str, Any] | None
 """How the body names a strategy or a verifier: a name, an object, or not at all."""
@@ -42,6 +42,11 @@ class Judge:
     name: str | None = None
     verifier: Verifier | None = None
     fields: JSONObject = field(default_factory=dict)
+
+    def admit(self, prompt: Prompt) -> None:
+        """Refuse a prompt that the verifier cannot judge by. Raises BadRequest."""
+        if self.verifier is not None:
+            self.verifier.admit(Task(prompt, self.fields))
 
 
 def targets(state: State) -> dict[str, Target]:
@@ -104,24 +109,56 @@ def choose_judge(
     Raises:
         BadRequest: it is unknown, its fields are wrong or missing, or nothing would ask it.
     """
-    body = {"name": given} if isinstance(given, str) else dict(given or {})
-    said = {} if preset is None else dict(preset.verifier or {})
     scores = Need.SCORES in strategy[1].required()
-    if "name" in body and body["name"] != said.get("name"):
-        said = {}  # fields of a preset's verifier are not for another one
-    told = {**said, **body}
+    told = _told(preset, given)
     if not told and not scores:
         return Judge()
+    judge = _judge(state, told)
+    if given and not scores:
+        raise BadRequest(f"the strategy {strategy[0]!r} asks no verifier", param="verifier")
+    return judge if scores else Judge()
+
+
+def choose_scorer(state: State, target: Target, given: Named) -> Judge:
+    """Find the verifier of replies that are there already: the server's default if none is named.
+
+    Raises:
+        BadRequest: it is unknown, its fields are wrong or missing, or it cannot work here.
+    """
+    judge = _judge(state, _told(target.preset, given))
+    assert judge.verifier is not None
+    able = target.engine.capabilities
+    if reason := verifier_unavailable(state, judge.verifier, able):
+        raise BadRequest(f"not available here: {reason}", param="verifier")
+    wanted = judge.verifier.logprobs
+    if wanted is not None and (wanted > 0 or not able.reply_logprobs):
+        alternatives = " and their alternatives" * (wanted > 0)
+        raise BadRequest(
+            f"{judge.name!r} needs the log-probabilities that a reply was drawn with"
+            f"{alternatives}: this engine cannot tell them of a given one; name another verifier",
+            param="verifier",
+        )
+    return judge
+
+
+def _told(preset: Preset | None, given: Named) -> dict[str, Any]:
+    """Lay what the body says of the verifier over what the preset says of the same one."""
+    body = {"name": given} if isinstance(given, str) else dict(given or {})
+    said = {} if preset is None else dict(preset.verifier or {})
+    if "name" in body and body["name"] != said.get("name"):
+        said = {}  # fields of a preset's verifier are not for another one
+    return {**said, **body}
+
+
+def _judge(state: State, told: dict[str, Any]) -> Judge:
     name = told.pop("name", None if told else state.settings.default_verifier)
     if name is None:
         raise BadRequest("name the verifier that these fields are for", param="verifier.name")
     if not isinstance(name, str) or name not in state.verifiers:
         raise BadRequest(f"there is no verifier {name!r}: see /v1/verifiers", param="verifier")
     verifier = state.verifiers[name]
-    fields = validated(verifier.Fields, told, "verifier").model_dump(exclude_none=True)
-    if body and not scores:
-        raise BadRequest(f"the strategy {strategy[0]!r} asks no verifier", param="verifier")
-    return Judge(name, verifier, fields) if scores else Judge()
+    fields = validated(verifier.request_fields(), told, "verifier").model_dump(exclude_none=True)
+    return Judge(name, verifier, fields)
 
 
 def choose_budget(
@@ -150,9 +187,8 @@ def choose_budget(
 
 def verifier_unavailable(state: State, verifier: Verifier, policy: Capabilities) -> str | None:
     """Say why this verifier cannot judge what that engine draws; None if it can."""
-    engine = verifier.asked
-    asked = policy if engine is None else state.service.engines[engine].capabilities
-    return verifier.unavailable(policy, asked)
+    engines = {name: each.capabilities for name, each in state.service.engines.items()}
+    return verifier.unavailable_among(policy, engines)
 
 
 def check_available(

@@ -62,6 +62,7 @@ TEMPLATE_RESERVED = frozenset(
 
 INT64 = 2**63
 
+ModelName: TypeAlias = Annotated[str, MinLen(1), MaxLen(256)]
 Penalty: TypeAlias = Annotated[float, Ge(-2), Le(2)]
 BiasedToken: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 Bias: TypeAlias = Annotated[float, Ge(-100), Le(100)]
@@ -95,13 +96,22 @@ class StreamOptions(BaseModel):
     )
 
 
-class ChatRequest(BaseModel):
-    """A chat request. Which strategies and verifiers there are is known to the server's state."""
+class Conversation(BaseModel):
+    """What a reply answers, and the form that is asked for."""
 
     model_config = STRICT
 
     messages: Annotated[list[Message], MinLen(1)]
-    model: Annotated[str, MinLen(1), MaxLen(256)] | None = None
+    model: ModelName | None = None
+    tools: Annotated[list[Tool], MaxLen(128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class ChatRequest(Conversation):
+    """A chat request. Which strategies and verifiers there are is known to the server's state."""
 
     strategy: str | dict[str, Any] | None = None
     verifier: str | dict[str, Any] | None = None
@@ -125,10 +135,6 @@ class ChatRequest(BaseModel):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tools: Annotated[list[Tool], MaxLen(128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = Field(
         None, description="Sets the budget of tokens where `budget` does not, by the configuration."
     )
@@ -140,7 +146,6 @@ class ChatRequest(BaseModel):
     min_tokens: int | None = Field(None, ge=0)
     stop_token_ids: Annotated[list[TokenId], MaxLen(64)] | None = None
     bad_words: Annotated[list[Word], MaxLen(256)] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     thinking_token_budget: int | None = Field(None, ge=0)
     include_reasoning: bool | None = None
 

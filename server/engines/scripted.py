@@ -18,6 +18,7 @@ _CAPABILITIES = Capabilities(
     Continuation.TOKEN_IDS,
     seeds=True,
     logprobs=20,
+    reply_logprobs=True,
     counts_live=True,
     grammars=True,
     tools=True,

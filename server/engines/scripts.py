@@ -18,6 +18,7 @@ from verifiers.types import (
     FinishReason,
     Message,
     Prompt,
+    Reply,
     Sampling,
     TokenLogprob,
     Usage,
@@ -82,7 +83,9 @@ class Replies:
         if whole and reply.message and reply.message.tool_calls:
             finish = "tool_calls"
             chunks[-1] = replace(chunks[-1], message=reply.message)
-        chunks[0] = replace(chunks[0], usage=usage + chunks[0].usage)
+        given = _reply_logprobs(prompt.reply) if sampling.reply_logprobs else ()
+        first = chunks[0]
+        chunks[0] = replace(first, usage=usage + first.usage, logprobs=given + first.logprobs)
         chunks[-1] = replace(chunks[-1], finish_reason=finish, stop_reason=stop_reason)
         return chunks
 
@@ -161,6 +164,16 @@ def _logprobs(piece: str, token_id: int, k: int | None) -> tuple[TokenLogprob, .
     top = ((piece, math.log(chance)), *rest)[:k]
     top_ids = tuple(rank << _KEY_BITS | token_id for rank in range(k))
     return (TokenLogprob(piece, math.log(chance), top, top_ids),)
+
+
+def _reply_logprobs(reply: Reply | None) -> tuple[TokenLogprob, ...]:
+    """Give a reply's tokens the probabilities that they have where they are drawn."""
+    if reply is None:
+        return ()
+    pieces = split(reply.text)
+    ids = reply.token_ids or range(len(pieces))
+    told = zip(pieces, ids, strict=False)  # a text that a stop string cut has fewer
+    return tuple(entry for piece, token_id in told for entry in _logprobs(piece, token_id, 0))
 
 
 def joined(chunks: Sequence[Chunk]) -> Chunk:

@@ -85,6 +85,7 @@ class VLLMEngine:
             continuation=Continuation.TOKEN_IDS,
             seeds=True,
             logprobs=core.model_config.max_logprobs,
+            reply_logprobs=True,
             counts_live=True,
             grammars=True,
             tools=await renderer.shows_tools(),
@@ -150,8 +151,9 @@ class VLLMEngine:
                 lora_request=adapter,
                 **rendered.reasoning,
             )
+            given = len(rendered.prefix.token_ids)
             try:
-                async for chunk in _chunks(index, outputs, reader, sampling.logprobs or 0):
+                async for chunk in _chunks(index, outputs, reader, sampling.logprobs or 0, given):
                     arrivals.put_nowait(chunk)
             except VLLMClientError as error:
                 raise bad_request(error, rendered.grammar_field) from error
@@ -185,13 +187,17 @@ class VLLMEngine:
 
 
 async def _chunks(
-    index: int, outputs: AsyncGenerator[Any, None], reader: ReplyReader | None, top_logprobs: int
+    index: int,
+    outputs: AsyncGenerator[Any, None],
+    reader: ReplyReader | None,
+    top_logprobs: int,
+    given: int,
 ) -> AsyncGenerator[Chunk, None]:
     """Translate one sample; raises what stops its whole group, yields what stops it alone."""
     first = True
     try:
         async for output in outputs:
-            yield read_chunk(index, output, reader, top_logprobs, first=first)
+            yield read_chunk(index, output, reader, top_logprobs, first=first, given=given)
             first = False
     except EngineDeadError as error:
         raise EngineUnavailable("the vLLM engine has stopped") from error

@@ -7,7 +7,7 @@ A `Prompt` becomes vLLM's `ChatCompletionRequest`, so that everything vLLM's ser
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +18,8 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.tool_parsers import ToolParser, ToolParserManager
 
 from server.engines.vllm_reply import ReplyReader
+from server.engines.vllm_request import chat_request, grammar_field
+from server.engines.vllm_splice import last_spliced, stand_in, text_after, without_end
 from verifiers.errors import BadRequest
 from verifiers.types import TOKEN_IDS, Prompt, Reply, Sampling
 
@@ -31,22 +33,6 @@ _FIELDS = {
     "json_schema": "response_format",
 }
 """The request's names for what vLLM's errors name otherwise."""
-
-_SAME_NAME = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "min_tokens",
-    "thinking_token_budget",
-)
-
-_FREE = (None, "auto", "none")
-"""Tool choices that force nothing."""
 
 _TOOL = {
     "type": "function",
@@ -128,14 +114,14 @@ class ChatRenderer:
         Raises BadRequest where the template refuses or the context leaves no room for a token.
         """
         try:
-            request = ChatCompletionRequest(**_fields(prompt, sampling))
+            request = chat_request(prompt, sampling)
             if request.tools and request.tool_choice == "auto" and not self._finds_calls:
                 raise BadRequest(
                     "this model is served without a tool parser: "
                     "`tool_choice` can be required, none or a function",
                     param="tool_choice",
                 )
-            engine_input = await self._engine_input(request)
+            engine_input = await self._engine_input(request, prompt)
             prefix = self._tokenized(prompt.reply)
             token_ids = [*engine_input["prompt_token_ids"], *prefix.token_ids]
             cap = min(sampling.max_tokens, self._room(len(token_ids)))
@@ -150,10 +136,30 @@ class ChatRenderer:
             settled,
             self._reasoning(request, token_ids),
             prefix,
-            _grammar_field(prompt),
+            grammar_field(prompt),
         )
 
-    async def _engine_input(self, request: ChatCompletionRequest) -> Mapping[str, Any]:
+    async def _engine_input(
+        self, request: ChatCompletionRequest, prompt: Prompt
+    ) -> Mapping[str, Any]:
+        """Render; the last reply whose ids are known is put in as these ids.
+
+        Up to there it is the prompt that the reply was an answer to, token for token, so that the
+        cache knows it; what follows is text.
+        """
+        place = last_spliced(prompt.messages)
+        if place is None:
+            return await self._rendered(request)
+        request.messages[place] = spliced = stand_in(prompt.messages[place])
+        after = text_after(spliced["content"], (await self._rendered(request))["prompt"])
+        before = replace(prompt, messages=prompt.messages[:place], reply=None)
+        asked = chat_request(before, Sampling(1))
+        engine_input = await self._engine_input(asked, before)
+        ids = without_end(prompt.messages[place][TOKEN_IDS], self.end_tokens)
+        token_ids = [*engine_input["prompt_token_ids"], *ids, *self.tokenize(after)]
+        return {**engine_input, "prompt_token_ids": token_ids}
+
+    async def _rendered(self, request: ChatCompletionRequest) -> Mapping[str, Any]:
         rendered = await self._online.render_chat(request)
         if not isinstance(rendered, tuple):
             raise BadRequest(rendered.error.message, param=rendered.error.param)
@@ -217,46 +223,6 @@ class ChatRenderer:
             tools=tools,
             incremental=incremental,
         )
-
-
-def _fields(prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-    """Write both down as fields of a chat request; absent ones take the model's default."""
-    fields: dict[str, Any] = {
-        "messages": [  # copies: vLLM edits them in place
-            {key: value for key, value in each.items() if key != TOKEN_IDS}
-            for each in prompt.messages
-        ],
-        "stop": list(sampling.stop),
-        "stop_token_ids": list(sampling.stop_token_ids),
-        "include_stop_str_in_output": sampling.keep_stop,
-        "bad_words": list(sampling.bad_words),
-        "stream": sampling.incremental,
-        "logprobs": sampling.logprobs is not None,
-        "top_logprobs": sampling.logprobs or 0,
-        "chat_template_kwargs": dict(prompt.template_arguments),
-    }
-    given = {name: getattr(sampling, name) for name in _SAME_NAME}
-    fields |= {name: value for name, value in given.items() if value is not None}
-    if prompt.tools:
-        fields["tools"] = [dict(tool) for tool in prompt.tools]
-        fields["tool_choice"] = prompt.tool_choice or "auto"
-        if prompt.parallel_tool_calls is not None:
-            fields["parallel_tool_calls"] = prompt.parallel_tool_calls
-    return fields | _grammar(prompt)
-
-
-def _grammar(prompt: Prompt) -> dict[str, Any]:
-    if prompt.response_format is None:
-        return {}
-    if prompt.response_format["type"] == "regex":
-        return {"structured_outputs": {"regex": prompt.response_format["regex"]}}
-    return {"response_format": dict(prompt.response_format)}
-
-
-def _grammar_field(prompt: Prompt) -> str | None:
-    if not prompt.constrained:
-        return None
-    return "tools" if prompt.tools and prompt.tool_choice not in _FREE else "response_format"
 
 
 def bad_request(error: VLLMClientError | ValidationError, unnamed: str | None = None) -> BadRequest:

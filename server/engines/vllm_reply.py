@@ -99,9 +99,18 @@ def _tool_call(call: Any) -> JSONObject:
 
 
 def read_chunk(
-    index: int, output: Any, reader: ReplyReader | None, top_logprobs: int, *, first: bool
+    index: int,
+    output: Any,
+    reader: ReplyReader | None,
+    top_logprobs: int,
+    *,
+    first: bool,
+    given: int = 0,
 ) -> Chunk:
     """Translate one of vLLM's RequestOutputs; the prompt is counted with the first.
+
+    The last `given` tokens of the prompt are the reply's: theirs are the first log-probabilities,
+    where vLLM was asked for those of the prompt.
 
     Raises EngineUnavailable if vLLM ends before the sample does.
     """
@@ -122,7 +131,8 @@ def read_chunk(
         index,
         completion.text,
         token_ids,
-        _logprobs(token_ids, completion.logprobs, top_logprobs),
+        (_given_logprobs(output, given) if first else ())
+        + _logprobs(token_ids, completion.logprobs, top_logprobs),
         message,
         _finish_reason(completion.finish_reason, message),
         completion.stop_reason,
@@ -136,6 +146,13 @@ def _finish_reason(reason: str | None, message: Message | None) -> FinishReason 
     if reason == "length":
         return "length"
     return "tool_calls" if message is not None and message.tool_calls else "stop"
+
+
+def _given_logprobs(output: Any, given: int) -> tuple[TokenLogprob, ...]:
+    if output.prompt_logprobs is None:
+        return ()
+    start = len(output.prompt_token_ids) - given
+    return _logprobs(output.prompt_token_ids[start:], output.prompt_logprobs[start:], 0)
 
 
 def _logprobs(

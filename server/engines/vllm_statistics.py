@@ -8,15 +8,23 @@ from typing import Any
 
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+COUNTERS = (
+    "generated_tokens",
+    "prompt_tokens",
+    "preemptions",
+    "prefix_cache_queried_tokens",
+    "prefix_cache_hit_tokens",
+)
 
-class Statistics(StatLoggerBase):
+
+class Statistics(StatLoggerBase):  # type: ignore[misc]
     """Adds up what vLLM says of each engine step; vLLM makes one, `EngineStatistics` keeps it.
 
     Tokens of a sample that was stopped count up to the step in which vLLM learned of it.
     """
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:  # noqa: ARG002
-        self.counters: Counter[str] = Counter()
+        self.counters = dict.fromkeys(COUNTERS, 0)
         self.gauges: dict[str, float] = {}
 
     def record(

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from server.engines.scripted import ScriptedEngine
 from server.engines.scripts import arithmetic
+from tests.server.judged import Away
 from tests.server.local import QUESTION, Local, local
 from verifiers.errors import EngineError, EngineUnavailable
 from verifiers.types import Message, Prompt, Sampling
@@ -274,7 +275,7 @@ def test_lists(server: Local) -> None:
         body = server.http.get(path).json()
         assert body["object"] == "list"
         for entry in body["data"]:
-            assert entry.keys() == {
+            assert entry.keys() - {"type", "calibrated"} == {
                 "name",
                 "summary",
                 "paper",
@@ -284,7 +285,7 @@ def test_lists(server: Local) -> None:
                 "available",
                 "reason",
             }
-            assert entry["available"] is True
+            assert entry["available"] is (entry["reason"] is None)
             assert entry["summary"].endswith(".")
     names = [each["name"] for each in server.http.get("/v1/strategies").json()["data"]]
     assert names == sorted(server.state.strategies)
@@ -333,6 +334,22 @@ def test_an_engine_that_does_not_answer_is_not_ready() -> None:
     with local(ill) as server:
         assert server.http.get("/healthz").status_code == 200
         assert server.http.get("/readyz").status_code == 503
+
+
+def test_a_verifier_that_is_away_is_told_of(server: Local) -> None:
+    ready = server.http.get("/readyz").json()
+    assert ready["status"] == "ready"
+    assert ready["engines"] == {"main": "ok"}
+    assert ready["verifiers"]["logprob"] == ready["verifiers"]["math"] == "ok"
+    poor = replace(ScriptedEngine().capabilities, logprobs=None)
+    with local(ScriptedEngine(capabilities=poor)) as other:
+        other.state.verifiers["away"] = Away()  # type: ignore[index]
+        response = other.http.get("/readyz")
+        assert response.status_code == 200
+        told = response.json()["verifiers"]
+        assert told["away"] == "the scorer does not answer"
+        assert "log-probabilities" in told["logprob"]
+        assert told["math"] == "ok"
 
 
 def test_request_ids(server: Local) -> None:
