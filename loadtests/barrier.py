@@ -33,7 +33,7 @@ from strategies.mcts import MCTS
 from strategies.request import Request, Service
 from strategies.session import Session
 from verifiers.base import Verifier
-from verifiers.types import Candidate, Powers, Prompt, Sampling, Score, Task
+from verifiers.types import Candidate, JSONObject, Powers, Prompt, Sampling, Score, Task
 
 Latency: TypeAlias = Sequence[tuple[int, float]]
 
@@ -75,6 +75,10 @@ class ByForm:
     async def matches(self, pattern: str, texts: Sequence[str]) -> list[bool]:
         """Tell for each text whether it holds the pattern literally."""
         return [pattern in text for text in texts]
+
+    async def conforms(self, schema: JSONObject, texts: Sequence[str]) -> list[bool]:  # noqa: ARG002
+        """Say that nothing does: no verifier here asks."""
+        return [False for _ in texts]
 
 
 async def search(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -29,6 +29,7 @@ app = typer.Typer(
     help="Record samples of a model once, and judge them as often as wanted.",
 )
 
+Kind: TypeAlias = Literal["temperature", "isotonic"]
 PoolPath = Annotated[str, typer.Argument(metavar="POOL", help="Its directory, or a kept one.")]
 
 
@@ -120,6 +121,34 @@ def tune(
     if report:
         made = circumstances(f"forethought bench tune {' '.join(pools)}")
         write_section("tune", f"{tuned.report.strip()}\n\n{made}")
+
+
+@app.command()
+def calibrate(
+    verifier: Annotated[str, typer.Option(help="Its name at the server.")],
+    pool: Annotated[str, typer.Option(help="Its directory, or a kept one.")],
+    out: Annotated[Path, typer.Option(help="Where to write the calibration, as JSON.")],
+    url: Annotated[str, typer.Option(help="Our server.")] = "http://127.0.0.1:8000",
+    kind: Annotated[Kind, typer.Option(help="temperature is for scores in [0, 1].")] = "isotonic",
+    problems: Annotated[int | None, typer.Option(min=2, help="How many; default all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice and the halves.")] = 0,
+) -> None:
+    """Learn from a pool what a verifier's score is worth, and say how well that holds."""
+    from loadtests import calibrate as calibration
+
+    with _reported():
+        opened = open_pool(_path(pool))
+        drawn = calibration.chosen(opened, problems, seed)
+        with Bar() as bar:
+            total = sum(len(each.samples) for each in drawn)
+            bar.start(total, total)
+            scored = asyncio.run(calibration.score_pool(opened, drawn, url, verifier, bar.advance))
+        origin = {"verifier": verifier, "pool": opened.name, "seed": seed}
+        fitted = calibration.fit(scored, kind, origin)
+        calibration.write(fitted.calibration, out)
+    _say(f"{sum(map(len, scored))} of {total} samples scored, the others abstained on or not paid")
+    _say(fitted.report)
+    _say(f"written to {out}: `calibration` of the verifier's configuration takes it")
 
 
 @app.command()

@@ -4,7 +4,7 @@
     python -m loadtests.live search --url http://127.0.0.1:8000 [--problems 20]
     python -m loadtests.live --report
 
-A set of strategies (SETS below) is asked the first problems of the GSM8K development fold, one
+A set of strategies (loadtests/live_sets.py) is asked problems of a task, where seconds count one
 request at a time; the strategies take turns on each problem, so that a machine that changes its
 speed changes it for all. Beside each answer stands what the engine itself counted, and what the
 trace says of a strategy's choice. Answers go to an append-only file, a line each: an interrupted
@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtests.inference import Interval, paired_bootstrap
 from loadtests.live_choices import choose_again, chosen_of
+from loadtests.live_sets import SETS, LiveSet
 from loadtests.report import circumstances, table, write_section
 from loadtests.tasks.base import Problem
 from loadtests.tasks.discovery import task_named
@@ -37,100 +38,77 @@ from verifiers.equality import AnswerEquality
 from verifiers.types import Candidate
 
 DATA = Path(__file__).parent / "data"
-CAP = 320
-BUDGETED = {"max_tokens": 2_000, "max_calls": 512, "deadline_s": 300}
-AMPLE = {"max_tokens": 16_384, "max_calls": 512, "deadline_s": 600}
 GENERATED = 'forethought_engine_generated_tokens_total{engine="main"}'
 SETTLED_S = 0.3
 """After an answer, until the engine has told of its last step."""
 SAMPLING = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 
-SETS: dict[str, dict[str, dict[str, Any]]] = {
-    "search": {
-        "best_of_n, n = 7": {"type": "best_of_n", "n": 7},
-        "beam, n = 8": {"type": "beam", "n": 8},
-        "dvts, n = 8": {"type": "dvts", "n": 8},
-        "rebase, n = 8": {"type": "rebase", "n": 8},
-        "mcts": {"type": "mcts"},
-    },
-    "stopping": {
-        "self_consistency, n = 16": {"type": "self_consistency", "n": 16},
-        "adaptive_consistency, n = 16": {"type": "adaptive_consistency", "n": 16},
-        "deep_confidence, n = 16": {
-            "type": "deep_confidence",
-            "n": 16,
-            "warm_up": 4,
-            "window": 64,
-        },
-        "auto, n = 16": {"type": "auto", "n": 16},
-    },
-}
-"""Strategies by name; the first of a set is what the others are compared with."""
-BUDGETS = {"search": BUDGETED, "stopping": AMPLE}
 
+class Recorder:
+    """Asks the questions of one set, and appends the answers to a file."""
 
-async def record(name: str, url: str, count: int, out: Path) -> None:
-    """Ask what `out` does not hold yet."""
-    known = {(row["problem"], row["strategy"]) for row in rows_of(out)}
-    problems = task_named("gsm8k").problems()[:count]
-    todo = [
-        (problem, strategy)
-        for problem in problems
-        for strategy in SETS[name]
-        if (problem.id, strategy) not in known
-    ]
-    equality = AnswerEquality()
-    bar = Progress(TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    total = len(problems) * len(SETS[name])
-    try:
-        with bar:
-            line = bar.add_task("", total=total, completed=total - len(todo))
-            async with httpx.AsyncClient(base_url=url, timeout=900) as client:
-                for problem, strategy in todo:
-                    row = await ask(client, name, problem, strategy, equality)
-                    with out.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(row) + "\n")
-                    bar.advance(line)
-    finally:
-        await equality.aclose()
+    def __init__(self, chosen: LiveSet, client: httpx.AsyncClient, out: Path) -> None:
+        self._set = chosen
+        self._task = task_named(chosen.task)
+        self._client = client
+        self._out = out
+        self._equality = AnswerEquality()
 
+    async def record(self, count: int, bar: Progress) -> None:
+        """Ask what the file does not hold yet."""
+        known = {(row["problem"], row["strategy"]) for row in rows_of(self._out)}
+        problems = self._task.problems()[:: self._set.every][:count]
+        asked = [(problem, name) for problem in problems for name in self._set.strategies]
+        todo = [(problem, name) for problem, name in asked if (problem.id, name) not in known]
+        line = bar.add_task("", total=len(asked), completed=len(asked) - len(todo))
+        limit = asyncio.Semaphore(self._set.together)
 
-async def ask(
-    client: httpx.AsyncClient,
-    name: str,
-    problem: Problem,
-    strategy: str,
-    equality: AnswerEquality,
-) -> dict[str, Any]:
-    """Ask one question with one strategy; return what is worth keeping."""
-    body = {
-        "messages": list(problem.messages),
-        "strategy": SETS[name][strategy],
-        "budget": BUDGETS[name],
-        "max_completion_tokens": CAP,
-        **SAMPLING,
-    }
-    before = await engine_tokens(client)
-    response = await client.post("/v1/chat/completions", json=body)
-    response.raise_for_status()
-    said = response.json()
-    made = await engine_tokens(client) - before
-    text = said["choices"][0]["message"]["content"]
-    reply = Candidate("0", text, finish_reason=said["choices"][0]["finish_reason"])
-    (verdict,) = await task_named("gsm8k").grade(problem, [reply], equality)
-    scaling = said["scaling"]
-    return {
-        "problem": problem.id,
-        "strategy": strategy,
-        "correct": bool(verdict.correct),
-        "text": text,
-        "answer": scaling["answer"],
-        "stopped_by": scaling["stopped_by"],
-        "usage": scaling["usage"],
-        "seconds": scaling["seconds"],
-        "engine_tokens": made,
-        "events": await choice_events(client, said["id"]) if "auto" in strategy else [],
-    }
+        async def one(problem: Problem, name: str) -> None:
+            async with limit:
+                row = await self.ask(problem, name)
+            with self._out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            bar.advance(line)
+
+        async with aclosing(self._equality), asyncio.TaskGroup() as group:
+            for problem, name in todo:
+                group.create_task(one(problem, name))
+
+    async def ask(self, problem: Problem, name: str) -> dict[str, Any]:
+        """Ask one question with one strategy; return what is worth keeping."""
+        asked = self._set.strategies[name]
+        body = {
+            "messages": list(problem.messages),
+            "strategy": asked.strategy,
+            "budget": self._set.budget,
+            "max_completion_tokens": self._set.cap,
+            **SAMPLING,
+        }
+        if asked.verifier is not None:
+            body["verifier"] = asked.verifier(problem)
+        alone = self._set.together == 1
+        before = await engine_tokens(self._client) if alone else 0
+        response = await self._client.post("/v1/chat/completions", json=body)
+        response.raise_for_status()
+        said = response.json()
+        scaling, text = said["scaling"], said["choices"][0]["message"]["content"]
+        reply = Candidate("0", text, finish_reason=said["choices"][0]["finish_reason"])
+        (verdict,) = await self._task.grade(problem, [reply], self._equality)
+        row = {
+            "problem": problem.id,
+            "strategy": name,
+            "correct": bool(verdict.correct),
+            "text": text,
+            "answer": scaling["answer"],
+            "stopped_by": scaling["stopped_by"],
+            "usage": scaling["usage"],
+        }
+        if alone:
+            made = await engine_tokens(self._client) - before
+            row |= {"seconds": scaling["seconds"], "engine_tokens": made}
+        if asked.strategy["type"] == "auto":
+            row["events"] = await choice_events(self._client, said["id"])
+        return row
 
 
 async def engine_tokens(client: httpx.AsyncClient) -> int:
@@ -159,29 +137,29 @@ def figures_of(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Write down a set's table, over the problems that all its strategies answered."""
     by_strategy = {
         strategy: {row["problem"]: row for row in rows if row["strategy"] == strategy}
-        for strategy in SETS[name]
+        for strategy in SETS[name].strategies
     }
     shared = sorted(set.intersection(*(set(each) for each in by_strategy.values())))
     first = next(iter(by_strategy.values()))
-    head = ["strategy", "right", "minus the first, points", "tokens", "the engine's count"]
-    head += ["calls", "seconds"]
+    alone = SETS[name].together == 1
+    head = ["strategy", "right", "minus the first, points", "tokens", "calls"]
+    head += ["seconds", "the engine's count"] if alone else []
     body = []
     for strategy, answered in by_strategy.items():
         kept = [answered[problem] for problem in shared]
         gain = paired_bootstrap(
             [100.0 * (answered[p]["correct"] - first[p]["correct"]) for p in shared]
         )
-        body.append(
-            [
-                strategy,
-                f"{sum(row['correct'] for row in kept)} of {len(kept)}",
-                "–" if answered is first else _interval(gain),
-                f"{fmean(_spent(row, 'completion_tokens') for row in kept):,.0f}",
-                _counted(kept),
-                f"{fmean(_spent(row, 'calls') for row in kept):.1f}",
-                f"{fmean(row['seconds'] for row in kept):.1f}",
-            ]
-        )
+        line = [
+            strategy,
+            f"{sum(row['correct'] for row in kept)} of {len(kept)}",
+            "–" if answered is first else _interval(gain),
+            f"{fmean(_spent(row, 'completion_tokens') for row in kept):,.0f}",
+            f"{fmean(_spent(row, 'calls') for row in kept):.1f}",
+        ]
+        if alone:
+            line += [f"{fmean(row['seconds'] for row in kept):.1f}", _counted(kept)]
+        body.append(line)
     return table(head, body)
 
 
@@ -202,16 +180,16 @@ def _spent(row: Mapping[str, Any], what: str) -> int:
     return sum(int(stage[what]) for stage in row["usage"].values())
 
 
-async def same_choices(rows: Sequence[Mapping[str, Any]]) -> str:
+async def same_choices(chosen: LiveSet, rows: Sequence[Mapping[str, Any]]) -> str:
     """Say on how many questions `auto` chose live what replay chooses on the same samples."""
-    auto = {name: spec for name, spec in SETS["stopping"].items() if spec["type"] == "auto"}
-    (name, spec), same, asked = next(iter(auto.items())), 0, 0
-    strategy = ComputeOptimal(**{**spec, "type": "compute_optimal"})
-    equality = AnswerEquality()
-    async with aclosing(equality):
+    same = asked = 0
+    async with aclosing(AnswerEquality()) as equality:
         for row in rows:
-            if row["strategy"] == name:
-                again = await choose_again(strategy, row["events"], Budget(**AMPLE), equality)
+            spec = chosen.strategies[row["strategy"]].strategy
+            if spec["type"] == "auto":
+                strategy = ComputeOptimal.model_validate({**spec, "type": "compute_optimal"})
+                budget = Budget(**chosen.budget)
+                again = await choose_again(strategy, row["events"], budget, equality)
                 same += json.loads(json.dumps(again)) == chosen_of(row["events"])
                 asked += 1
     return f"`auto` chose live what it chooses by replay on the same samples: {same} of {asked}."
@@ -220,13 +198,22 @@ async def same_choices(rows: Sequence[Mapping[str, Any]]) -> str:
 def report() -> None:
     """Write the section of `docs/results.md` from the recordings that are kept."""
     parts = []
-    for name in SETS:
+    for name, chosen in SETS.items():
         if rows := rows_of(DATA / f"live_{name}.jsonl.gz"):
             parts.append(figures_of(name, rows))
-            if name == "stopping":
-                parts.append(asyncio.run(same_choices(rows)))
+            if any(each.strategy["type"] == "auto" for each in chosen.strategies.values()):
+                parts.append(asyncio.run(same_choices(chosen, rows)))
     made = circumstances("python -m loadtests.live")
     write_section("live", "\n\n".join([*parts, made]))
+
+
+async def run(name: str, url: str, count: int | None, out: Path) -> None:
+    """Record a set, with a bar."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    bar = Progress(TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with bar:
+        async with httpx.AsyncClient(base_url=url, timeout=900) as client:
+            await Recorder(SETS[name], client, out).record(count or SETS[name].problems, bar)
 
 
 def main() -> None:
@@ -236,7 +223,7 @@ def main() -> None:
     )
     parser.add_argument("set", nargs="?", choices=SETS)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--problems", type=int, default=20)
+    parser.add_argument("--problems", type=int)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
@@ -244,8 +231,7 @@ def main() -> None:
         report()
         return
     out = options.out or Path(__file__).parent / "out" / f"live_{options.set}.jsonl"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    asyncio.run(record(options.set, options.url, options.problems, out))
+    asyncio.run(run(options.set, options.url, options.problems, out))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import inspect
 import io
 import json
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -19,15 +19,19 @@ from loadtests.report import table
 from loadtests.worth import KEPT, WIDTH, contenders
 from strategies.base import Family, Need, Strategy, strategy_classes
 from strategies.session import Session
-from verifiers.base import verifier_classes
+from verifiers.base import Verifier, verifier_classes
 from verifiers.discovery import summary
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 STRATEGIES = ROOT / "docs" / "strategies.md"
+VERIFIERS = ROOT / "docs" / "verifiers.md"
 TUTORIAL = ROOT / "strategies" / "README.md"
 
-_NOTHING = {"None", "()", "{}"}
+COMMON_SETTINGS = ("type", "calibration")
+"""Of every verifier."""
+
+_NOTHING = {"", "None", "()", "{}"}
 _NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
     tokenize.ENDMARKER,
@@ -37,7 +41,8 @@ _NO_CODE = {
 def tables() -> dict[Path, dict[str, str]]:
     """Return what each document says between its markers."""
     return {
-        README: {"strategies": overview(), "verifiers": verifiers()},
+        README: {"strategies": overview(), "verifiers": known_verifiers()},
+        VERIFIERS: {"verifiers": verifiers()},
         STRATEGIES: {"strategies": strategies()},
         TUTORIAL: {"session": session()},
     }
@@ -82,13 +87,34 @@ def strategies() -> str:
     return table([*head, *worth], rows)
 
 
-def verifiers() -> str:
+def known_verifiers() -> str:
     """Say what each verifier does."""
-    rows = [
-        [f"`{name}`", summary(cls), parameters(cls.Fields), cls.paper]
-        for name, cls in verifier_classes().items()
-    ]
-    return table(["verifier", "what it does", "fields of the request", "paper"], rows)
+    rows = [[f"`{name}`", summary(cls)] for name, cls in verifier_classes().items()]
+    return table(["verifier", "what it does"], rows)
+
+
+def verifiers() -> str:
+    """Say all about each verifier."""
+    head = ["verifier", "what it does", "paper", "fields of the request", "settings", "kind"]
+    rows = []
+    for name, cls in verifier_classes().items():
+        settings = parameters(cls, leave_out=COMMON_SETTINGS)
+        about = [f"`{name}`", summary(cls), cls.paper, parameters(cls.Fields), settings]
+        rows.append([*about, kind(cls)])
+    return table(head, rows)
+
+
+def kind(cls: type[Verifier]) -> str:
+    """Say what sets a verifier apart, as it is without settings."""
+    if any(field.is_required() for field in cls.model_fields.values()):
+        return "configured"
+    plain = cls()
+    words = {
+        "asks a model": plain.calls > 0,
+        "partial": plain.partial,
+        "joint": plain.joint,
+    }
+    return ", ".join(word for word, holds in words.items() if holds)
 
 
 def session() -> str:
@@ -104,16 +130,17 @@ def session() -> str:
     return table(["session", "what it does"], rows)
 
 
-def parameters(cls: type[BaseModel]) -> str:
+def parameters(cls: type[BaseModel], leave_out: Collection[str] = ("type",)) -> str:
     """Name the fields of a class with their defaults."""
     told = []
-    for name, field in cls.model_fields.items():
-        if name == "type":
+    for attribute, field in cls.model_fields.items():
+        name = field.alias or attribute
+        if name in leave_out:
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
         if field.is_required():
             told.append(f"`{name}` (required)")
-        elif str(default) in _NOTHING or len(str(default)) > 20:
+        elif str(default) in _NOTHING or "\n" in str(default) or len(str(default)) > 20:
             told.append(f"`{name}`")
         else:
             told.append(f"`{name}` {default}")

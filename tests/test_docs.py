@@ -30,6 +30,7 @@ from tests.tables import (
     ROOT,
     STRATEGIES,
     TUTORIAL,
+    VERIFIERS,
     code_lines,
     tables,
     with_tables,
@@ -40,7 +41,7 @@ from verifiers.base import verifier_classes
 from verifiers.discovery import discover
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-PAGES = (README, CONTRIBUTING, STRATEGIES, TUTORIAL)
+PAGES = (README, CONTRIBUTING, STRATEGIES, VERIFIERS, TUTORIAL)
 URL = "http://127.0.0.1:8000"
 MODEL = "qwen2.5-coder-0.5b-instruct"
 GROUPS = ("bench",)
@@ -124,13 +125,20 @@ def test_recording(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert re.search("^gsm8k ", told, re.MULTILINE)
 
 
+def test_verification(server: Served) -> None:
+    [ask] = snippets(VERIFIERS, "bash")
+    data = json.loads(shell(ask, server.url))["data"]
+    assert [(each["score"], each["rank"]) for each in data] == [(1.0, 1), (0.0, 2)]
+
+
 def test_python(server: Served) -> None:
     [program] = snippets(README, "python")
     assert run([sys.executable, "-c", program.replace(URL, server.url)]).strip()
 
 
-def test_configuration() -> None:
-    [document] = snippets(README, "toml")
+@pytest.mark.parametrize("path", [README, VERIFIERS], ids=lambda path: path.stem)
+def test_configuration(path: Path) -> None:
+    [document] = snippets(path, "toml")
     settings = Settings.model_validate(tomllib.loads(document))
     verifiers = build_verifiers(settings, verifier_classes())
     check(settings, strategy_classes(), verifiers)

@@ -19,6 +19,7 @@ from loadtests.tasks import reasoning_gym as gym
 from loadtests.tasks.base import Problem, Task, Verdict
 from loadtests.tasks.discovery import task_classes, task_named
 from loadtests.tasks.game24 import plain, solves
+from loadtests.visible_examples import visible_examples
 from verifiers.equality import AnswerEquality
 from verifiers.types import Candidate, FinishReason
 
@@ -239,13 +240,34 @@ def test_a_problem_that_the_library_makes_otherwise_is_not_judged() -> None:
         task.grade(other, [], AnswerEquality()).send(None)
 
 
-async def test_code_is_not_judged(equality: AnswerEquality) -> None:
+async def test_code_is_judged_by_the_hidden_tests(equality: AnswerEquality) -> None:
     task = task_named("human_eval")
     problem = task.problems()[0]
     assert problem.fields["entry_point"] in problem.question
-    assert "def check(" in problem.fields["tests"]
-    (verdict,) = await grade(task, problem, "```python\n1\n```", equality=equality)
-    assert verdict == Verdict(None, None, None)
+    right = f"```python\n{problem.fields['prompt']}{problem.reference}```"
+    by_heart = "```python\ndef has_close_elements(numbers, threshold):\n    return True\n```"
+    texts = (right, by_heart, "```python\nimport os\nos._exit(0)\n```", "I cannot.")
+    verdicts = await grade(task, problem, *texts, equality=equality)
+    assert [each.correct for each in verdicts] == [True, False, False, False]
+
+
+def test_visible_examples_are_those_of_the_prompt() -> None:
+    prompt = '''
+def double(number):
+    """Double a number.
+    >>> double(2)
+    4
+    double(3) == 6
+    double(-1) ➞ -2.
+    For double(x) it is twice as much; double("a") => "aa"   # as Python does
+    double(9) returns what you think
+    """
+'''
+    assert visible_examples(prompt, "double") == [
+        "assert (double(2)) == (4)",
+        "assert (double(3)) == (6)",
+        "assert (double(-1)) == (-2)",
+    ]
 
 
 Tree = int | tuple["Tree", str, "Tree"]
