@@ -58,7 +58,12 @@ class Recorder:
         """Ask what the file does not hold yet."""
         known = {(row["problem"], row["strategy"]) for row in rows_of(self._out)}
         problems = self._task.problems()[:: self._set.every][:count]
-        asked = [(problem, name) for problem in problems for name in self._set.strategies]
+        asked = [
+            (problem, name)
+            for place, problem in enumerate(problems)
+            for name, each in self._set.strategies.items()
+            if each.problems is None or place < each.problems
+        ]
         todo = [(problem, name) for problem, name in asked if (problem.id, name) not in known]
         line = bar.add_task("", total=len(asked), completed=len(asked) - len(todo))
         limit = asyncio.Semaphore(self._set.together)
@@ -134,18 +139,18 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def figures_of(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write down a set's table, over the problems that all its strategies answered."""
+    """Write down a set's table: each strategy beside the first, on the problems of both."""
     by_strategy = {
         strategy: {row["problem"]: row for row in rows if row["strategy"] == strategy}
         for strategy in SETS[name].strategies
     }
-    shared = sorted(set.intersection(*(set(each) for each in by_strategy.values())))
     first = next(iter(by_strategy.values()))
     alone = SETS[name].together == 1
     head = ["strategy", "right", "minus the first, points", "tokens", "calls"]
     head += ["seconds", "the engine's count"] if alone else []
     body = []
     for strategy, answered in by_strategy.items():
+        shared = sorted(set(first) & set(answered))
         kept = [answered[problem] for problem in shared]
         gain = paired_bootstrap(
             [100.0 * (answered[p]["correct"] - first[p]["correct"]) for p in shared]

@@ -19,6 +19,8 @@ class Asked:
 
     strategy: JSONObject
     verifier: Callable[[Problem], JSONObject] | None = None
+    problems: int | None = None
+    """How many of the set's problems it is asked; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,16 @@ SETS: Mapping[str, LiveSet] = {
     "stopping": LiveSet(
         {
             "self_consistency, n = 16": Asked({"type": "self_consistency", "n": 16}),
-            "adaptive_consistency, n = 16": Asked({"type": "adaptive_consistency", "n": 16}),
+            "adaptive_consistency, n = 16, all at once": Asked(
+                {"type": "adaptive_consistency", "n": 16, "wave": 16}
+            ),
+            "adaptive_consistency, n = 16": Asked(
+                {"type": "adaptive_consistency", "n": 16}, problems=5
+            ),
             "deep_confidence, n = 16": Asked(
                 {"type": "deep_confidence", "n": 16, "warm_up": 4, "window": 64}
             ),
-            "auto, n = 16": Asked({"type": "auto", "n": 16}),
+            "auto, n = 16": Asked({"type": "auto", "n": 16}, problems=10),
         }
     ),
     "tests": LiveSet(

@@ -14,8 +14,8 @@ from server.chat import json_response
 from server.metrics import CONTENT_TYPE
 from server.resolve import verifier_unavailable
 from server.state import State
-from strategies.concurrency import together
 from verifiers.base import Verifier
+from verifiers.concurrency import together
 from verifiers.errors import EngineError, EngineTimeout, EngineUnavailable, VerifierError
 from verifiers.types import Engine, Prompt, Sampling
 

@@ -14,11 +14,11 @@ from server.resolve import Judge
 from server.state import State
 from server.verification import Question, Verification
 from strategies.budget import Limit
-from strategies.concurrency import together
 from strategies.events import EventKind
 from strategies.powers import SessionPowers
 from strategies.request import Request
 from strategies.session import Session
+from verifiers.concurrency import together
 from verifiers.errors import DeadlinePassed
 from verifiers.types import Candidate, Reply
 

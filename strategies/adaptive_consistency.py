@@ -39,7 +39,10 @@ class AdaptiveConsistency(Parallel):
     n: Width = 40
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Enough to stop.")
     wave: int = Field(
-        4, ge=1, le=MAX_SAMPLES, description="Samples drawn at a time; first at least 3."
+        4,
+        ge=1,
+        le=MAX_SAMPLES,
+        description="Samples drawn at a time; first at least 3. Few save tokens, n saves time.",
     )
 
     async def run(self, session: Session) -> Sequence[Candidate]:

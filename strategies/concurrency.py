@@ -1,35 +1,15 @@
-"""Structured concurrency: siblings are cancelled together, and our own errors come out bare."""
+"""Work side by side under a budget: what cannot be paid, or fails alone, is left out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from verifiers.errors import BudgetSpent, EngineError, ForethoughtError
+from verifiers.concurrency import task_group
+from verifiers.errors import BudgetSpent, EngineError
 
 Result = TypeVar("Result")
-
-
-@asynccontextmanager
-async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """Open a TaskGroup; where it fails with errors of ours alone, raise the first of them."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as failed:
-        ours, others = failed.split(ForethoughtError)
-        if ours is None or others is not None:
-            raise
-        raise _first(ours) from None
-
-
-async def together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Run coroutines at the same time and return their results in order."""
-    async with task_group() as group:
-        tasks = [group.create_task(each) for each in work]
-    return [task.result() for task in tasks]
 
 
 async def affordable(work: Coroutine[Any, Any, Result]) -> list[Result]:
@@ -90,8 +70,3 @@ async def lossy(work: Coroutine[Any, Any, Result], errors: list[EngineError]) ->
     except EngineError as error:
         errors.append(error)
         return []
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

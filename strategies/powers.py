@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from strategies.concurrency import together
+from verifiers.concurrency import together
 from verifiers.errors import BudgetSpent
 from verifiers.types import Candidate, Equivalence, Prompt
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from strategies.admission import Admission, Ticket
 from strategies.budget import Ledger, Limit, Stage
-from strategies.concurrency import task_group
 from strategies.events import EventKind, EventLog
 from strategies.lane import Lane
+from verifiers.concurrency import task_group
 from verifiers.errors import EngineError, EngineTimeout, ForethoughtError
 from verifiers.types import (
     Candidate,

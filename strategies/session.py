@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 from strategies.allocation import Table
 from strategies.budget import Limit, Stage
-from strategies.concurrency import lossy, together
+from strategies.concurrency import lossy
 from strategies.events import EventKind
 from strategies.growth import Grower
 from strategies.powers import SessionPowers
 from strategies.request import Remaining
 from strategies.scoring import score_new
+from verifiers.concurrency import together
 from verifiers.errors import BudgetSpent, EngineError
 from verifiers.types import Candidate, Engine, JSONObject, Prompt, Sampling
 from verifiers.votes import Votes, gather_votes

@@ -9,9 +9,10 @@ import re
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from strategies.concurrency import lossy, together
+from strategies.concurrency import lossy
 from strategies.conversation import with_question
 from strategies.session import Session
+from verifiers.concurrency import together
 from verifiers.errors import EngineError
 from verifiers.types import Candidate
 

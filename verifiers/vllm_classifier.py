@@ -15,7 +15,7 @@ from typing import Any, Self
 from verifiers.concurrency import together
 from verifiers.errors import VerifierError, VerifierUnavailable
 from verifiers.sequence_classifier import Conversation, ConversationTokenizer, Dtype, Logits
-from verifiers.vllm_process import EngineProcesses
+from verifiers.vllm_process import EngineProcesses, use_all_allowed_cores
 
 
 class VLLMClassifier:
@@ -108,7 +108,5 @@ def _fit_to_cpu(arguments: dict[str, Any]) -> None:
     """Do not compile, use all cores, and take little memory: a head decodes nothing."""
     arguments.setdefault("enforce_eager", True)
     arguments.setdefault("kv_cache_memory_bytes", 1 << 28)
-    cores = sorted(os.sched_getaffinity(0))
-    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+    use_all_allowed_cores()
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")

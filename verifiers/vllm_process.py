@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -61,6 +62,16 @@ class EngineProcesses:
         self._guard.communicate()
 
 
+def use_all_allowed_cores() -> None:
+    """Bind one thread to each core; by itself vLLM leaves one core to the scheduler.
+
+    Its worker processes inherit these variables; one that is already set wins.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+
+
 def _make(make: Callable[[], Any]) -> Any:
     with _interrupts_blocked():
         return make()
@@ -68,7 +79,11 @@ def _make(make: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Start child processes that Ctrl-C does not reach: they inherit this thread's signal mask."""
+    """Start child processes that Ctrl-C does not reach: they inherit this thread's signal mask.
+
+    vLLM's processes stop at once on SIGINT, which a terminal sends to the whole process group;
+    ours drains first and then ends them with SIGTERM.
+    """
     # It unblocks SIGINT when it starts, so it has to run before.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

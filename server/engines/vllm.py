@@ -18,7 +18,6 @@ except ImportError as error:
         "vLLM is not installed: pip install 'forethought[cpu]' or 'forethought[gpu]'"
     ) from error
 
-from server.engines.vllm_guard import Guard
 from server.engines.vllm_machine import VLLMOptions, adapter_digest, start_core
 from server.engines.vllm_prompt import ChatRenderer, bad_request
 from server.engines.vllm_reply import ReplyReader, read_chunk
@@ -32,9 +31,7 @@ from verifiers.types import (
     Sampling,
     sample_seed,
 )
-
-_SHUTDOWN_SECONDS = 10.0
-"""How long vLLM's processes may take to end by themselves before they are killed."""
+from verifiers.vllm_process import EngineProcesses
 
 
 class VLLMEngine:
@@ -48,16 +45,14 @@ class VLLMEngine:
 
     def __init__(
         self,
-        core: AsyncLLM,
-        guard: Guard,
+        processes: EngineProcesses,
         renderer: ChatRenderer,
         adapters: Mapping[str, LoRARequest],
         model: str,
         capabilities: Capabilities,
         statistics: EngineStatistics,
     ) -> None:
-        self._core: AsyncLLM | None = core
-        self._guard = guard
+        self._processes: EngineProcesses | None = processes
         self._renderer = renderer
         self._adapters = adapters
         self._model = model
@@ -74,7 +69,8 @@ class VLLMEngine:
         """
         options = options or VLLMOptions()
         statistics = EngineStatistics()
-        core, guard = await start_core(str(path), options, statistics)
+        processes = await start_core(str(path), options, statistics)
+        core = processes.core
         renderer = ChatRenderer(core, options.tool_parser, options.reasoning_parser)
         adapters = {
             name: LoRARequest(f"{name}@{adapter_digest(directory)}", number, str(directory))
@@ -95,7 +91,7 @@ class VLLMEngine:
         )
         # Asked for once, it is at hand: later requests are sent without giving up the event loop.
         await core.get_supported_tasks()
-        return cls(core, guard, renderer, adapters, model, capabilities, statistics)
+        return cls(processes, renderer, adapters, model, capabilities, statistics)
 
     @property
     def model(self) -> str:
@@ -123,13 +119,9 @@ class VLLMEngine:
 
     async def aclose(self) -> None:
         """End vLLM's processes: SIGTERM first, SIGKILL after ten seconds."""
-        core, self._core = self._core, None
-        if core is None:
-            return
-        if core.output_handler is not None and not core.get_num_unfinished_requests():
-            core.output_handler.cancel()  # it would log the end of its processes as an error
-        await asyncio.to_thread(core.shutdown, _SHUTDOWN_SECONDS)
-        self._guard.dismiss()
+        processes, self._processes = self._processes, None
+        if processes is not None:
+            await processes.aclose()
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1
@@ -174,9 +166,10 @@ class VLLMEngine:
             await _cancel(tasks)
 
     def _running_core(self) -> AsyncLLM:
-        if self._core is None:
+        if self._processes is None:
             raise EngineUnavailable("the vLLM engine is closed")
-        return self._core
+        core: AsyncLLM = self._processes.core
+        return core
 
     def _adapter(self, name: str | None) -> LoRARequest | None:
         if name is None:

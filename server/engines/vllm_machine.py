@@ -1,26 +1,21 @@
-"""What vLLM is told about the machine: processor settings, cache size, child processes.
+"""What vLLM is told about the machine: processor settings, cache size, adapters.
 
 The options can be read without vLLM: it is imported where it is used.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.engines.vllm_guard import Guard
 from verifiers.errors import EngineError
+from verifiers.vllm_process import EngineProcesses, use_all_allowed_cores
 
 _GIB = 1 << 30
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -63,7 +58,8 @@ def engine_config(path: str, options: VLLMOptions) -> Any:
     on_cpu = current_platform.is_cpu()
     arguments = _engine_arguments(options, on_cpu=on_cpu)
     if on_cpu:
-        _use_all_allowed_cores(arguments)
+        if arguments.get("tensor_parallel_size", 1) == 1:
+            use_all_allowed_cores()  # else vLLM gives each worker the cores of one NUMA node
         if arguments["enforce_eager"]:
             # The first request with log-probabilities would still compile a kernel: 30 seconds.
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
@@ -118,15 +114,6 @@ def adapter_digest(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _use_all_allowed_cores(arguments: Mapping[str, Any]) -> None:
-    """Bind one thread to each core; by itself vLLM leaves one core to the scheduler."""
-    if arguments.get("tensor_parallel_size", 1) > 1:
-        return  # vLLM gives each worker the cores of one NUMA node
-    cores = sorted(os.sched_getaffinity(0))
-    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
-
-
 def _kv_cache_bytes(config: Any, path: str) -> int:
     """Make room for a full batch of 2,048 tokens each, or for one whole context if that is more.
 
@@ -149,51 +136,14 @@ def _kv_cache_bytes(config: Any, path: str) -> int:
     return int(min(wanted, max(free - weights, 0) // 2))
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Start child processes that Ctrl-C does not reach: they inherit this thread's signal mask.
-
-    vLLM's processes stop at once on SIGINT, which a terminal sends to the whole process group;
-    ours drains first and then ends them with SIGTERM.
-    """
-    # It unblocks SIGINT when it starts, so it has to run before.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _kill_children(keep: set[multiprocessing.process.BaseProcess]) -> None:
-    """End this process's children, and theirs, at once, but for those to keep."""
-    from vllm.utils.system_utils import kill_process_tree
-
-    for child in set(multiprocessing.active_children()) - keep:
-        if child.pid is not None:
-            kill_process_tree(child.pid)
-
-
 async def start_core(
     path: str, options: VLLMOptions, statistics: Callable[[Any, int], Any]
-) -> tuple[Any, Guard]:
-    """Start an `AsyncLLM` in another thread, and what ends its processes if ours is killed.
+) -> EngineProcesses:
+    """Start an `AsyncLLM`, with what ends its processes if ours is killed.
 
-    `statistics` makes what is told of every engine step (vLLM's `StatLoggerFactory`). If
-    cancelled, it kills what it has started.
+    `statistics` makes what is told of every engine step (vLLM's `StatLoggerFactory`).
     """
-    others = set(multiprocessing.active_children())
-    starting = asyncio.ensure_future(asyncio.to_thread(_make_core, path, options, statistics))
-    try:
-        core = await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        while not starting.done():
-            _kill_children(keep=others)
-            await asyncio.wait([starting], timeout=0.5)
-        _kill_children(keep=others)
-        raise
-    ours = set(multiprocessing.active_children()) - others
-    return core, Guard(child.pid for child in ours if child.pid is not None)
+    return await EngineProcesses.start(lambda: _make_core(path, options, statistics))
 
 
 def _make_core(path: str, options: VLLMOptions, statistics: Callable[[Any, int], Any]) -> Any:
@@ -202,10 +152,7 @@ def _make_core(path: str, options: VLLMOptions, statistics: Callable[[Any, int],
 
     try:
         config = engine_config(path, options)
-        with _interrupts_blocked():
-            # True: none of vLLM's own lines in our log.
-            return AsyncLLM.from_vllm_config(
-                config, disable_log_stats=True, stat_loggers=[statistics]
-            )
+        # True: none of vLLM's own lines in our log.
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=True, stat_loggers=[statistics])
     except (ValueError, OSError, RuntimeError, VLLMError) as error:
         raise EngineError(f"vLLM cannot serve {path}: {error}") from error

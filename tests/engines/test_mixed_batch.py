@@ -137,7 +137,7 @@ async def test_asking_for_chosen_tokens_would_be_noticed(engine: Engine) -> None
     """What verifiers must not do on a shared engine: it destroys the neighbours' alternatives."""
     from vllm import SamplingParams
 
-    core: Any = engine._core  # type: ignore[attr-defined]
+    core: Any = engine._running_core()  # type: ignore[attr-defined]
     numbers = count()
 
     async def choose() -> None:

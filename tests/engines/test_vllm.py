@@ -103,7 +103,7 @@ class Meter:
     """Counts tokens where vLLM's own process hands them over, below everything of ours."""
 
     def __init__(self, engine: Engine) -> None:
-        self._core: Any = engine._core  # type: ignore[attr-defined]
+        self._core: Any = engine._running_core()  # type: ignore[attr-defined]
         self._get_output = self._core.engine_core.get_output_async
         self._last = 0.0
         self.tokens = 0

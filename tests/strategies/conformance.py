@@ -9,9 +9,9 @@ from server.engines.scripted import ScriptedEngine
 from strategies.admission import Admission
 from strategies.base import Need, Strategy
 from strategies.budget import Budget, Limit
-from strategies.concurrency import together
 from strategies.events import EventKind
 from tests.strategies.harness import Bench
+from verifiers.concurrency import together
 from verifiers.errors import BudgetSpent
 from verifiers.types import Candidate, Sampling
 
