@@ -40,8 +40,11 @@ class LiveSet:
 
 
 def visible_examples(problem: Problem) -> JSONObject:
-    """Let only the examples that the question itself shows be the tests."""
-    return {"name": "python_tests", "tests": list(problem.fields["examples"])}
+    """Let what the question itself shows be the tests; where that is nothing, that code loads."""
+    name = problem.fields["entry_point"]
+    tests = list(problem.fields["examples"]) or [name]
+    prelude = problem.fields["prompt"]
+    return {"name": "python_tests", "tests": tests, "prelude": prelude, "entry_point": name}
 
 
 SETS: Mapping[str, LiveSet] = {
