@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import socket
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -27,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests import stub_wire as wire
 from tests.stub_replies import JSON, Reply, choice, count_prompt
+from tests.threaded import threaded
 
 
 @dataclass
@@ -264,19 +263,8 @@ async def _hang_up(receive: Receive) -> None:
 def running_stub(**behaviour: Any) -> Iterator[Stub]:
     """Serve a stub in a thread on a free port of 127.0.0.1."""
     stub = Stub(**behaviour)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        stub.port = listener.getsockname()[1]
-        server = uvicorn.Server(_config(stub))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield stub
-        finally:
-            server.should_exit = True
-            thread.join(10)
+    with threaded(stub.app()) as stub.port:
+        yield stub
 
 
 def _config(stub: Stub) -> uvicorn.Config:

@@ -7,7 +7,6 @@ import select
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +17,12 @@ from uuid import uuid4
 
 import httpx
 import pytest
-import uvicorn
 
 from server.commands.sandbox import MAX_BODY_BYTES, Service, create_sandbox_app
 from server.engines.scripted import ScriptedEngine
 from tests.server.local import local
 from tests.server.serving import FORETHOUGHT, environment
+from tests.threaded import threaded
 from verifiers.errors import VerifierError, VerifierUnavailable
 from verifiers.python_tests import PythonTests
 from verifiers.sandbox import Program
@@ -38,21 +37,8 @@ TASK = Task(Prompt(()), {"tests": ["assert one() == 1"]})
 @contextmanager
 def served(service: Service) -> Iterator[str]:
     """Serve a sandbox in this process until the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(
-            create_sandbox_app(service), log_config=None, access_log=False, ws="none"
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.005)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(10)
+    with threaded(create_sandbox_app(service)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +15,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+
+from tests.threaded import threaded
 
 _LOOK_S = 0.01
 
@@ -110,21 +109,5 @@ def share(text: str) -> float:
 def running_scorer() -> Iterator[HashScorer]:
     """Serve in a thread on a free port of 127.0.0.1."""
     scorer = HashScorer()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        scorer.port = listener.getsockname()[1]
-        app, quiet = scorer.app(), "critical"
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app, ws="none", log_level=quiet, timeout_graceful_shutdown=1, lifespan="off"
-            )
-        )
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield scorer
-        finally:
-            server.should_exit = True
-            thread.join(10)
+    with threaded(scorer.app()) as scorer.port:
+        yield scorer

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests.threaded import threaded
 from verifiers.types import JSONObject
 
 
@@ -56,20 +53,5 @@ def running(
     """Serve in a thread, on a free port of 127.0.0.1 unless one is given."""
     stub = ScoringStub(answer, **behaviour)
     app = Starlette(routes=[Route("/{path:path}", stub.serve, methods=["POST"])])
-    config = uvicorn.Config(
-        app, ws="none", log_level="critical", timeout_graceful_shutdown=1, lifespan="off"
-    )
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        stub.port = listener.getsockname()[1]
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield stub
-        finally:
-            server.should_exit = True
-            thread.join(10)
+    with threaded(app, port) as stub.port:
+        yield stub
