@@ -196,10 +196,13 @@ async def run(strategy: Strategy, session: Session, request: Request) -> Outcome
         EngineError: every sample failed.
     """
     bare = Need.CONTINUATION in strategy.required() and session.prompt.constrained
-    ranked = await _searched(strategy, session.unconstrained() if bare else session)
     if bare:
-        written = await affordable(session.write_down(ranked[: session.n]))
-        ranked = [*chain(*written), *ranked]
+        with session.saving(leave=1):
+            found = await _searched(strategy, session.unconstrained())
+        written = await affordable(session.write_down(found[: session.n]))
+        ranked = [*chain(*written), *found]
+    else:
+        ranked = await _searched(strategy, session)
     choices = tuple(ranked[: session.n])
     if not request.concluded:
         for index, choice in enumerate(choices):

@@ -65,8 +65,10 @@ class ChainOfThought(Strategy):
         if not (session.prompt.constrained if self.extract is None else self.extract):
             fork = session.fork(messages, answers=True, formats=True)
             return await session.conclude(fork, session.n)
-        thinking = session.unconstrained().fork(messages, answers=True)
-        return await session.write_down(await thinking.sample(session.n), self.extraction)
+        with session.saving(leave=1):
+            thinking = session.unconstrained().fork(messages, answers=True)
+            drafts = await thinking.sample(session.n)
+        return await session.write_down(drafts, self.extraction)
 
     def _posed(self, messages: Sequence[JSONObject]) -> list[JSONObject]:
         if not self.examples:

@@ -110,9 +110,11 @@ class Grower(Sampler):
         finishing = min(rest, self._request.ledger.budget.max_tokens // 4)
         return finishing + (judged * verifier.step_tokens if verifier is not None else 0)
 
-    def saving(self) -> AbstractContextManager[None]:
+    def saving(self, leave: int = 0) -> AbstractContextManager[None]:
         """Keep what the answers take until this context ends: calls, and a quarter of the rest.
 
         For work that gives no answer by itself: whatever it costs, one can be written after it.
+        `leave`: calls that the work may use at least.
         """
-        return self._request.ledger.saving(self.n * self.cap, self.n)
+        ledger = self._request.ledger
+        return ledger.saving(self.n * self.cap, min(self.n, ledger.calls - leave))

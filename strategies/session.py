@@ -227,11 +227,8 @@ class Session(Grower):
     def unconstrained(self) -> Session:
         """Open a session on the same prompt without its tools and format, which speaks to nobody.
 
-        Tokens to write the answer down are kept aside: a reply, but at most a quarter of them.
+        What it takes to write the answer down is kept by `saving`.
         """
-        ledger = self._request.ledger
-        ledger.aside = min(self._sampling.max_tokens, ledger.budget.max_tokens // 4)
-        ledger.calls_aside = min(self.n, ledger.budget.max_calls - 1)
         prompt = replace(self.prompt, tools=(), tool_choice=None, response_format=None)
         return self._child(prompt=prompt, n=self.n, speaks=False)
 
@@ -239,8 +236,6 @@ class Session(Grower):
         self, found: Sequence[Candidate], asked: str = WRITE_DOWN
     ) -> list[Candidate]:
         """Have answers that were found written in the form that the request wants."""
-        ledger = self._request.ledger
-        ledger.aside = ledger.calls_aside = 0
         user = {"role": "user", "content": asked}
         turns = [({"role": "assistant", "content": each.content}, user) for each in found]
         forks = [
