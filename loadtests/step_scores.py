@@ -6,9 +6,10 @@
 
 A request brings eight recorded replies of about 200 tokens to one question, for `process_reward`
 to score through `POST /v1/verify`. The model was not trained for its labels, so what it says of the
-steps is worth nothing; what it takes to ask is the same. Three ways to have 64 replies scored take turns: a request for
-each reply, one after another; eight requests, one after another; eight requests at once. Every run
-puts another mark before its questions, so that nothing is found in the cache that another left.
+steps is worth nothing; what it takes to ask is the same. Three ways to have 64 replies scored take
+turns: a request for each reply, one after another; eight requests, one after another; eight
+requests at once. Every run puts another mark before its questions, so that nothing is found in the
+cache that another left.
 """
 
 from __future__ import annotations
