@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtests.inference import paired_bootstrap
 from loadtests.report import circumstances, table, write_section
+from loadtests.rows import rows_of
 from loadtests.tasks.base import BOXED
 from loadtests.tasks.discovery import task_named
 from verifiers.answers import extract
@@ -154,11 +154,7 @@ async def _correct(
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-        rows = [json.loads(line) for line in lines]
-    return sorted(rows, key=lambda row: int(row["problem"]))
+    return sorted(rows_of(path), key=lambda row: int(row["problem"]))
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from loadtests.auc import pair_outcomes
 from loadtests.inference import cluster_bootstrap
 from loadtests.pools import POOLS, Recorded, open_pool
 from loadtests.report import circumstances, table, write_section
+from loadtests.rows import rows_of
 
 POOL = "gsm8k-qwen2.5-coder-0.5b"
 VERIFIERS = ("judge", "pairwise_judge", "listwise_judge", "generative", "agreement")
@@ -83,14 +83,6 @@ async def ask(client: httpx.AsyncClient, recorded: Recorded, verifier: str) -> d
         "usage": said["scaling"]["usage"]["verify"],
         "seconds": said["scaling"]["seconds"],
     }
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Read a recording, compressed or not; none yet: no rows."""
-    if not path.exists():
-        return []
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-        return [json.loads(line) for line in lines]
 
 
 def figures_of(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gzip
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -30,6 +29,7 @@ from loadtests.inference import Interval, paired_bootstrap
 from loadtests.live_choices import choose_again, chosen_of
 from loadtests.live_sets import SETS, LiveSet
 from loadtests.report import circumstances, table, write_section
+from loadtests.rows import rows_of
 from loadtests.tasks.base import Problem
 from loadtests.tasks.discovery import task_named
 from strategies.budget import Budget
@@ -128,14 +128,6 @@ async def choice_events(client: httpx.AsyncClient, trace: str) -> list[dict[str,
     """Return what a trace says of samples and choices."""
     kept = (await client.get(f"/v1/traces/{trace}")).json()
     return [each for each in kept["events"] if each["kind"] in ("sampled", "chosen")]
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Read a recording, compressed or not; none yet: no rows."""
-    if not path.exists():
-        return []
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-        return [json.loads(line) for line in lines]
 
 
 def figures_of(name: str, rows: Sequence[Mapping[str, Any]]) -> str:

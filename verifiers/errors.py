@@ -20,6 +20,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ForethoughtError(Exception):
     """The root: what a client may be told, in one sentence."""
@@ -117,6 +120,17 @@ class VerifierUnavailable(VerifierError, ConnectionError):
 
     status = 503
     code = "verifier_unavailable"
+
+
+@contextmanager
+def told_as_unavailable() -> Iterator[None]:
+    """Turn every VerifierError of a trial into VerifierUnavailable: what `check` tells."""
+    try:
+        yield
+    except VerifierUnavailable:
+        raise
+    except VerifierError as error:
+        raise VerifierUnavailable(error.message) from error
 
 
 class DeadlinePassed(ForethoughtError, TimeoutError):

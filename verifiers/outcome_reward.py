@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 from verifiers.answers import canonical_tool_calls
 from verifiers.base import Verifier
 from verifiers.calibration import Calibration, sigmoid
-from verifiers.errors import VerifierError, VerifierUnavailable
+from verifiers.errors import VerifierError, VerifierUnavailable, told_as_unavailable
 from verifiers.http_classifier import HTTPClassifier, PoolingPath
 from verifiers.http_scorer import ScoringServer
 from verifiers.manifest import MANIFEST, Kind, ManifestError, read_manifest
@@ -104,12 +104,8 @@ class OutcomeReward(Verifier):
 
     async def check(self) -> None:
         """Score two words. Raises VerifierUnavailable."""
-        try:
+        with told_as_unavailable():
             (probability,) = await self._probabilities([_PROBE])
-        except VerifierUnavailable:
-            raise
-        except VerifierError as error:
-            raise VerifierUnavailable(error.message) from error
         if probability is None:
             raise VerifierUnavailable("the reward model refuses even two words")
 

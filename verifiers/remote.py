@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, FiniteFloat, PrivateAttr, SecretStr
 
 from verifiers.base import Verifier
 from verifiers.concurrency import together
-from verifiers.errors import VerifierError, VerifierUnavailable
+from verifiers.errors import VerifierError, VerifierUnavailable, told_as_unavailable
 from verifiers.http_scorer import ScoringServer
 from verifiers.turns import spoken, transcript
 from verifiers.types import Candidate, Powers, Prompt, Score, Task
@@ -53,12 +53,8 @@ class Remote(Verifier):
     async def check(self) -> None:
         """Score a word. Raises VerifierUnavailable."""
         task, candidate = _PROBE
-        try:
+        with told_as_unavailable():
             await self._ask(task, [candidate])
-        except VerifierUnavailable:
-            raise
-        except VerifierError as error:
-            raise VerifierUnavailable(error.message) from error
 
     async def aclose(self) -> None:
         """Close all connections."""

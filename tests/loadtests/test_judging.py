@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from loadtests import judging, step_scores
+from loadtests.rows import rows_of
 from server.engines.scripted import ScriptedEngine
 from tests.server.local import local
 from verifiers.types import Prompt, Sampling
@@ -29,7 +30,7 @@ def test_every_verifier_is_asked_once(tmp_path: Path) -> None:
         asked = engine.log["started"]
         asyncio.run(judging.record(server.url, 2, 8, out))
         assert engine.log["started"] == asked > 0
-    rows = judging.rows_of(out)
+    rows = rows_of(out)
     assert len(rows) == 2 * len(judging.VERIFIERS)
     assert all(0 < sum(row["correct"]) < 8 == len(row["scores"]) for row in rows)
     for row in rows:

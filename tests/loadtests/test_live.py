@@ -10,8 +10,9 @@ import pytest
 
 from loadtests import live
 from loadtests.auc import pair_outcomes
-from loadtests.live import figures_of, rows_of, same_choices
+from loadtests.live import figures_of, same_choices
 from loadtests.live_sets import SETS, Asked, LiveSet
+from loadtests.rows import rows_of
 from server.engines.scripted import ScriptedEngine
 from tests.server.local import local
 from verifiers.types import Prompt, Sampling
