@@ -56,5 +56,5 @@ def create_app(state: State) -> FastAPI:
         app.add_api_route(path, route)
     add_error_handlers(app)
     add_openapi(app, state.strategies)
-    app.add_middleware(RequestLine, metrics=state.metrics)
+    app.add_middleware(RequestLine, metrics=state.metrics, in_flight=state.in_flight)
     return app

@@ -11,20 +11,26 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
+from server.checkpoints.configured import CHECKPOINT
+from server.checkpoints.in_flight import InFlight
+from server.checkpoints.policies import checkpoint_model
 from server.configuration import ConfigurationError
 from server.consistency import build_verifiers, check, read_tables
 from server.engines.http import HTTPEngine
 from server.engines.http_upstream import Upstream
 from server.engines.scripted import ScriptedEngine
+from server.following import make_exchange, make_watcher
 from server.metrics import Metrics
 from server.models import ModelDirectory, Progress, SilentProgress, resolve
 from server.models.catalogue import read_catalogue
 from server.plugins import find_classes
+from server.promoted import follows, library_of, promoted_checkpoints
 from server.settings import MAIN_ENGINE, EngineSettings, Settings
 from server.state import State
 from server.traces import TraceStore
 from strategies.admission import Admission
 from strategies.request import Service
+from verifiers.base import Verifier
 from verifiers.equality import AnswerEquality
 from verifiers.errors import EngineError
 from verifiers.types import Engine
@@ -55,8 +61,7 @@ def find_models(settings: Settings, progress: Progress | None = None) -> dict[st
     found = {}
     for name, engine in _engines(settings).items():
         if engine.engine == "vllm":
-            wanted = engine.model or read_catalogue().default
-            found[name] = resolve(wanted, progress)
+            found[name] = _find_model(settings, engine, progress)
     if found:
         with progress.stage("Importing vLLM"):
             _import_vllm(settings)
@@ -79,7 +84,8 @@ async def open_state(
     """
     progress = progress or SilentProgress()
     strategies, judges = find_classes(settings.plugins)
-    verifiers = build_verifiers(settings, judges)
+    promoted = promoted_checkpoints(settings)
+    verifiers = build_verifiers(settings, judges, promoted)
     check(settings, strategies, verifiers)
     tables = read_tables(settings)
     async with AsyncExitStack() as stack:
@@ -89,36 +95,78 @@ async def open_state(
                 aclosing(await TraceStore.open(settings.traces))
             )
         equality = await stack.enter_async_context(aclosing(AnswerEquality()))
-        engines: dict[str, Engine] = {}
-        for name, engine in _engines(settings).items():
-            with progress.stage(f"Starting engine {name} ({engine.engine})"):
-                try:
-                    started = await start_engine(engine, models.get(name))
-                except EngineError as error:
-                    place = engine.upstream or engine.engine
-                    raise EngineError(f"engine {name} ({place}): {error.message}") from error
-            engines[name] = await stack.enter_async_context(aclosing(started))
+        engines = await _start_engines(settings, models, progress, stack)
         await equality.start()
-        for name, verifier in verifiers.items():
-            await stack.enter_async_context(aclosing(verifier))
-            with progress.stage(f"Starting verifier {name}"):
-                await verifier.start()
         admission = _admission(settings)
-        yield State(
+        in_flight = InFlight()
+        state = State(
             settings=settings,
             service=Service(engines, equality, admission, tables),
             strategies=strategies,
             verifiers=verifiers,
             metrics=Metrics(admission, strategies, engines),
             traces=traces,
+            exchange=make_exchange(settings, judges, engines, models, verifiers, in_flight),
+            models={
+                name: library_of(settings).find(each.checkpoint)
+                for name, each in models.items()
+                if each.checkpoint is not None
+            },
+            in_flight=in_flight,
         )
+        watcher = make_watcher(state)
+        await watcher.begin(promoted.values())
+        for name, verifier in verifiers.items():
+            stack.push_async_callback(_close, verifiers, name)
+            with progress.stage(f"Starting verifier {name}"):
+                await verifier.start()
+        if follows(settings):
+            await stack.enter_async_context(watcher.watching(settings.checkpoints_poll_s))
+        yield state
+
+
+async def _start_engines(
+    settings: Settings,
+    models: Mapping[str, ModelDirectory],
+    progress: Progress,
+    stack: AsyncExitStack,
+) -> dict[str, Engine]:
+    """Start all engines, to be closed with the stack. Raises EngineError."""
+    engines: dict[str, Engine] = {}
+    for name, engine in _engines(settings).items():
+        with progress.stage(f"Starting engine {name} ({engine.engine})"):
+            try:
+                started = await start_engine(engine, models.get(name))
+            except EngineError as error:
+                place = engine.upstream or engine.engine
+                raise EngineError(f"engine {name} ({place}): {error.message}") from error
+        engines[name] = await stack.enter_async_context(aclosing(started))
+    return engines
+
+
+async def _close(verifiers: Mapping[str, Verifier], name: str) -> None:
+    """Close the verifier that has this name by now."""
+    await verifiers[name].aclose()
+
+
+def _find_model(settings: Settings, engine: EngineSettings, progress: Progress) -> ModelDirectory:
+    catalogue = read_catalogue()
+    wanted = engine.model or catalogue.default
+    if not wanted.startswith(CHECKPOINT):
+        return resolve(wanted, progress, catalogue=catalogue)
+    with progress.stage(f"Verifying {wanted}"):
+        return checkpoint_model(library_of(settings), wanted.removeprefix(CHECKPOINT), catalogue)
 
 
 async def start_engine(settings: EngineSettings, model: ModelDirectory | None) -> Engine:
     """Start one engine; `model` is what vLLM loads. Raises EngineError."""
     match settings.engine:
         case "scripted":
-            return ScriptedEngine(model=settings.model or "scripted", delay=settings.delay_s)
+            return ScriptedEngine(
+                model=settings.model or "scripted",
+                delay=settings.delay_s,
+                adapter_slots=settings.options.adapter_slots,
+            )
         case "http":
             return await _start_http(settings)
         case "vllm":

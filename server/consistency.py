@@ -8,24 +8,36 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
+from server.checkpoints.configured import following, resolved
+from server.checkpoints.exchange import POLICY
+from server.checkpoints.library import Checkpoint, CheckpointError
 from server.configuration import ConfigurationError, problems_of
+from server.promoted import has_slots, library_of, promoted_checkpoints, slot_adapters
 from server.settings import MAIN_ENGINE, Preset, Settings
 from strategies.allocation import Table, read_table, shipped_tables
 from strategies.base import Strategy
 from strategies.inner import KNOWN, sampler
 from verifiers.base import Verifier
 from verifiers.ensemble import CLASSES, CONFIGURED
+from verifiers.errors import VerifierError
 
 
 def build_verifiers(
-    settings: Settings, classes: Mapping[str, type[Verifier]]
+    settings: Settings,
+    classes: Mapping[str, type[Verifier]],
+    promoted: Mapping[str, Checkpoint] | None = None,
 ) -> dict[str, Verifier]:
     """Build each configured verifier, and one under its own name of each that needs no settings.
+
+    `promoted` stands for the names of checkpoints; by default, what the store has promoted now.
 
     Raises:
         ConfigurationError: a type is unknown, or its configuration wrong.
     """
-    building = _Building(settings, classes)
+    if promoted is None:
+        promoted = promoted_checkpoints(settings)
+    built = {name: cls() for name, cls in classes.items() if _needs_nothing(cls)}
+    building = _Building(settings, classes, promoted, built)
     for name in settings.verifiers:
         building.build(name)
     if building.problems:
@@ -33,18 +45,50 @@ def build_verifiers(
     return building.built
 
 
+def rebuild_verifiers(
+    settings: Settings,
+    classes: Mapping[str, type[Verifier]],
+    running: Mapping[str, Verifier],
+    promoted: Mapping[str, Checkpoint],
+    name: str,
+) -> dict[str, Verifier]:
+    """Build those anew that follow a checkpoint's name, by what is promoted; others stay members.
+
+    Raises:
+        VerifierError: one cannot be built any more.
+    """
+    changed = following(settings.verifiers, name)
+    kept = {each: verifier for each, verifier in running.items() if each not in changed}
+    building = _Building(settings, classes, promoted, kept, begun=settings.verifiers.keys() & kept)
+    for each in sorted(changed):
+        building.build(each)
+    if building.problems:
+        raise VerifierError("; ".join(building.problems))
+    return {each: building.built[each] for each in sorted(changed)}
+
+
 class _Building:
     """Builds each configured verifier when it is first asked for: ensembles ask for others."""
 
-    def __init__(self, settings: Settings, classes: Mapping[str, type[Verifier]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        classes: Mapping[str, type[Verifier]],
+        promoted: Mapping[str, Checkpoint],
+        built: dict[str, Verifier],
+        begun: Iterable[str] = (),
+    ) -> None:
+        """`built` are there already; of the configured ones, those that are `begun` too."""
         self._configured = settings.verifiers
+        self._library, self._promoted = library_of(settings), promoted
+        self._adapters = slot_adapters(settings, promoted)
         self._engines = (MAIN_ENGINE, *settings.engines)
         self._classes = classes
         self._context = {CLASSES: classes, CONFIGURED: self.named}
-        self._begun: list[str] = []
+        self._begun = list(begun)
         self._open: list[str] = []
         """Those that are being built, each as a member of the one before."""
-        self.built = {name: cls() for name, cls in classes.items() if _needs_nothing(cls)}
+        self.built = built
         self.problems: list[str] = []
 
     def build(self, name: str) -> None:
@@ -61,9 +105,12 @@ class _Building:
         self._open.append(name)
         try:
             cls = self._classes[configuration["type"]]
-            built = cls.model_validate(configuration, context=self._context)
+            told = resolved(configuration, self._find, self._adapters)
+            built = cls.model_validate(told, context=self._context)
         except ValidationError as error:
             self.problems += problems_of(error, place)
+        except CheckpointError as error:
+            self.problems.append(f"{place}.{error}")
         else:
             self.built[name] = built
             for engine in sorted(built.engines()):
@@ -71,6 +118,9 @@ class _Building:
                 self.problems += _not_in(f"{place}.{key}", engine, self._engines)
         finally:
             self._open.pop()
+
+    def _find(self, spec: str) -> Checkpoint:
+        return self._promoted[spec] if spec in self._promoted else self._library.find(spec)
 
     def named(self, name: str) -> Verifier:
         """Return a verifier for an ensemble. Raises PydanticCustomError where there is none."""
@@ -162,7 +212,8 @@ def _models(settings: Settings) -> list[str]:
     for engine in (settings, *settings.engines.values()):
         names += [engine.model] if engine.model is not None else []
         names += engine.options.adapters
-    return names
+    promoted = promoted_checkpoints(settings).items() if has_slots(settings) else ()
+    return [*names, *(name for name, each in promoted if each.manifest.kind == POLICY)]
 
 
 def _not_in(place: str, name: Any, known: Iterable[str]) -> list[str]:

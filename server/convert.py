@@ -139,6 +139,7 @@ def describe(order: Order) -> dict[str, Any]:
         "kind": "chat",
         "created": order.created,
         "model": order.model,
+        "adapter": prompt.adapter,
         "strategy": order.name,
         "parameters": order.strategy.model_dump(mode="json", exclude={"type"}),
         "verifier": order.judge.name,

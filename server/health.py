@@ -55,7 +55,14 @@ class Readiness:
         if self._error is not None:
             raise EngineUnavailable(self._error.message)
         engines = dict.fromkeys(self._engines, OK)
-        return {"status": "ready", "engines": engines, "verifiers": self._verifiers}
+        served = {each.name: each.version for each in self._state.models.values()}
+        served |= {name: each.version for name, each in self._state.exchange.served.items()}
+        return {
+            "status": "ready",
+            "engines": engines,
+            "verifiers": self._verifiers,
+            "checkpoints": served,
+        }
 
     async def _word(self, verifier: Verifier) -> str:
         """Say that a verifier can score now, or why it cannot."""

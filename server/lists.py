@@ -86,7 +86,7 @@ def _list(entries: Iterable[dict[str, Any]]) -> Response:
 
 
 def _model(target: Target) -> dict[str, Any]:
-    able, preset = target.engine.capabilities, target.preset
+    able, preset, checkpoint = target.engine.capabilities, target.preset, target.checkpoint
     return {
         "id": target.name,
         "object": "model",
@@ -94,6 +94,9 @@ def _model(target: Target) -> dict[str, Any]:
         "owned_by": "forethought",
         "root": target.engine.model,
         "adapter": target.adapter,
+        "checkpoint": None if checkpoint is None else checkpoint.spec,
+        "version": None if checkpoint is None else checkpoint.version,
+        "sha256": None if checkpoint is None else checkpoint.sha256,
         "max_model_len": able.context_length,
         "defaults": dict(able.defaults),
         "preset": None if preset is None else preset.model_dump(exclude_none=True),

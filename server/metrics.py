@@ -68,6 +68,12 @@ class Metrics:
         self._errors = Counter(
             "forethought_errors", "Errors told to clients.", ("kind",), registry=registry
         )
+        self._promotions = Counter(
+            "forethought_promotions",
+            "Promoted checkpoints that were served, or refused, while the server ran.",
+            ("outcome",),
+            registry=registry,
+        )
         self._admission_gauges(admission)
         registry.register(EngineCollector(engines))
 
@@ -108,6 +114,10 @@ class Metrics:
     def error(self, kind: str) -> None:
         """Count an error by its class, such as `EngineTimeout`."""
         self._errors.labels(kind).inc()
+
+    def promotion(self, outcome: str) -> None:
+        """Count what became of a promotion: `taken` or `refused`."""
+        self._promotions.labels(outcome).inc()
 
     def render(self) -> bytes:
         """Write everything in Prometheus' text format."""

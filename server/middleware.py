@@ -9,6 +9,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.checkpoints.in_flight import InFlight
 from server.metrics import Metrics
 
 _HEADER = b"x-request-id"
@@ -20,11 +21,15 @@ _log = logging.getLogger("forethought.access")
 
 
 class RequestLine:
-    """Gives each request its id, and tells log and metrics how it ended."""
+    """Gives each request its id, and tells log and metrics how it ended.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    What it finds by a name is kept for it until then: see `InFlight`.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, in_flight: InFlight) -> None:
         self._app = app
         self._metrics = metrics
+        self._in_flight = in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -42,7 +47,8 @@ class RequestLine:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            with self._in_flight.request():
+                await self._app(scope, receive, send_with_id)
         finally:
             self._tell(scope, time.monotonic() - received)
 

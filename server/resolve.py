@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from server.body import validated
+from server.checkpoints.library import Checkpoint
 from server.settings import Effort, Preset
 from server.state import State
 from server.wire import BudgetFields
@@ -33,6 +34,8 @@ class Target:
     engine: Engine
     adapter: str | None = None
     preset: Preset | None = None
+    checkpoint: Checkpoint | None = None
+    """What answers, if it is one of the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,22 @@ def targets(state: State) -> dict[str, Target]:
     """Return everything that `model` can name."""
     found: dict[str, Target] = {}
     for name, engine in state.service.engines.items():
-        found.setdefault(engine.model, Target(engine.model, engine))
+        own = Target(engine.model, engine, checkpoint=state.models.get(name))
+        found.setdefault(engine.model, own)
+        held = state.exchange.held(name)
         for adapter in engine.capabilities.adapters:
-            found.setdefault(adapter, Target(adapter, engine, adapter))
-        found.setdefault(name, Target(engine.model, engine))
+            if adapter not in held:
+                found.setdefault(adapter, Target(adapter, engine, adapter))
+        for served, checkpoint in state.exchange.policies(name).items():
+            target = Target(served, engine, checkpoint.spec, checkpoint=checkpoint)
+            found.setdefault(served, target)
+            found.setdefault(checkpoint.spec, target)
+        found.setdefault(name, own)
+    main = next(iter(found.values()))
     for name, preset in state.settings.presets.items():
-        base = next(iter(found.values())) if preset.model is None else found[preset.model]
-        found[name] = Target(name, base.engine, base.adapter, preset)
+        base = main if preset.model is None else found.get(preset.model)
+        if base is not None:  # else what it stands on was promoted, and could not be served
+            found[name] = Target(name, base.engine, base.adapter, preset, base.checkpoint)
     return found
 
 

@@ -47,8 +47,8 @@ class EngineSettings(Section):
     model: str | None = Field(
         None,
         min_length=1,
-        description="vllm: catalogue name, hub id or directory; http: the upstream's name for it. "
-        "Default: the catalogue's default; the first model that the upstream lists.",
+        description="vllm: catalogue name, hub id, directory or `checkpoint:NAME[@VERSION]`; http: "
+        "the upstream's name. Default: the catalogue's default; the only model of the upstream.",
     )
     upstream: str | None = Field(
         None, pattern="^https?://", description="http: URL up to and with its `/v1`."
@@ -179,6 +179,19 @@ class Settings(BaseSettings, EngineSettings):
         description="More tables for `compute_optimal`: files of `forethought bench tune` by name.",
     )
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
+    checkpoints: Path | None = Field(
+        None,
+        description="Directory of the store of checkpoints. Default: `checkpoints`, beside the "
+        "models.",
+    )
+    checkpoints_poll_s: float = Field(
+        2.0, gt=0, le=3600, description="Between two looks at what was promoted."
+    )
+    follow: tuple[str, ...] | None = Field(
+        None,
+        description="Adapters of the store to serve in slots of engines. Default: every promoted "
+        "one that fits.",
+    )
     traces: Path | None = Field(None, description="SQLite file of all runs. Default: none is kept.")
     heartbeat_s: float = Field(10.0, gt=0, le=60, description="Between signs of life in a stream.")
     drain_s: float = Field(30.0, ge=0, description="Time for running requests at the end.")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from server.checkpoints.exchange import Exchange
+from server.checkpoints.in_flight import InFlight
+from server.checkpoints.library import Checkpoint
 from server.metrics import Metrics
 from server.settings import Settings
 from server.traces import TraceStore
@@ -21,7 +24,12 @@ class State:
     service: Service
     strategies: Mapping[str, type[Strategy]]
     verifiers: Mapping[str, Verifier]
-    """Configured verifiers by the name that requests use."""
+    """Configured verifiers by the name that requests use; promotions put others in their place."""
     metrics: Metrics
     traces: TraceStore | None
     """None unless traces are switched on."""
+    exchange: Exchange
+    """What is served of the store of checkpoints."""
+    models: Mapping[str, Checkpoint] = field(default_factory=dict)
+    """The checkpoints that engines were started with, by the engine's name."""
+    in_flight: InFlight = field(default_factory=InFlight)

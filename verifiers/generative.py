@@ -89,7 +89,7 @@ class Generative(LabelReader):
         self, task: Task, candidates: Sequence[Candidate], powers: Powers
     ) -> list[Score]:
         """Ask about all candidates at the same time."""
-        questions = [self._question(task, each) for each in candidates]
+        questions = [self.asked_after(task, each) for each in candidates]
         if not self.rationale_tokens:
             chances = await self.read(questions, powers, self.yes, self.no)
             return [_score([chance]) for chance in chances]
@@ -108,7 +108,8 @@ class Generative(LabelReader):
         read = iter(await self.read(verdicts, powers, self.yes, self.no))
         return [_score([next(read) for _ in rationales]) for rationales in verified]
 
-    def _question(self, task: Task, candidate: Candidate) -> Prompt:
+    def asked_after(self, task: Task, candidate: Candidate) -> Prompt:
+        """Return what is asked about a reply: training asks the same."""
         lines = [self.question if candidate.done else self.question_so_far]
         if reference := task.fields.get("reference"):
             lines.append(REFERENCE.format(reference=reference))

@@ -73,6 +73,22 @@ def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     return whole
 
 
+def parse_manifest(directory: Path) -> Manifest:
+    """Read what a checkpoint says that it is; its files are not looked at.
+
+    Raises:
+        ManifestError: there is no manifest, or it is none.
+    """
+    try:
+        return Manifest.model_validate_json((directory / MANIFEST).read_bytes())
+    except OSError as error:
+        raise ManifestError(f"{directory / MANIFEST}: {error.strerror}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ManifestError(f"{directory / MANIFEST}: {place}: {fault['msg']}") from error
+
+
 def read_manifest(
     directory: Path,
     *,
@@ -89,14 +105,7 @@ def read_manifest(
         ManifestError: there is none, it is not one, a file is missing, changed or not listed, or
             it is for something else.
     """
-    try:
-        manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
-    except OSError as error:
-        raise ManifestError(f"{directory / MANIFEST}: {error.strerror}") from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise ManifestError(f"{directory / MANIFEST}: {place}: {fault['msg']}") from error
+    manifest = parse_manifest(directory)
     _check_purpose(directory, manifest, kinds, base_model, tokenizer)
     _check_files(directory, manifest)
     if TOKENIZER in manifest.files and tokenizer_digest(directory) != manifest.tokenizer:

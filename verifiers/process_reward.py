@@ -79,7 +79,7 @@ class ProcessReward(LabelReader):
         mark_ids = () if self.engine else await powers.tokenize(self.mark)
         asker = _digest(self, task)
         marked: list[list[Place]] = [
-            [(asker, reply) for reply in self._marked(each, mark_ids)] for each in candidates
+            [(asker, reply) for reply in self.marked(each, mark_ids)] for each in candidates
         ]
         new = list(dict.fromkeys(place for places in marked for place in places))
         new = [place for place in new if place not in task.known]
@@ -96,8 +96,8 @@ class ProcessReward(LabelReader):
             return Score(0.0, abstained=True)
         return Score(aggregate(steps, self.aggregation), tuple(steps))
 
-    def _marked(self, candidate: Candidate, mark_ids: tuple[int, ...]) -> list[Reply]:
-        """Return the reply up to each step's mark."""
+    def marked(self, candidate: Candidate, mark_ids: tuple[int, ...] = ()) -> list[Reply]:
+        """Return the reply up to each step's mark: after these training puts the labels too."""
         ends = step_ends(candidate.text, self.separator, self.max_steps)
         if self.keep_marks:
             return self._all_marked(candidate.text, ends)

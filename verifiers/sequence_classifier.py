@@ -5,15 +5,13 @@ torch and transformers are imported when a model is loaded.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
-from verifiers.batching import Batcher
 from verifiers.errors import VerifierError
+from verifiers.model_thread import ModelThread, Work, in_batches
 from verifiers.types import JSONObject
 
 Conversation: TypeAlias = tuple[JSONObject, ...]
@@ -21,9 +19,6 @@ Conversation: TypeAlias = tuple[JSONObject, ...]
 Logits: TypeAlias = tuple[float, ...]
 """One for each class of the head, before any activation."""
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
-
-_BATCHES = 4
-"""Batches' worth of texts that are sorted by length at a time, so that padding is little."""
 
 
 class Classifier(Protocol):
@@ -59,27 +54,37 @@ class ConversationTokenizer:
 
     def ids(self, conversation: Conversation) -> list[int]:
         """Return the conversation's tokens. Raises VerifierError where the template refuses it."""
-        from jinja2 import TemplateError
+        return self._cut(self._written(conversation))
 
-        try:
-            text = self._tokenizer.apply_chat_template(list(conversation), tokenize=False)
-        except TemplateError as error:
-            raise VerifierError(f"the reward model's chat template refuses: {error}") from error
+    def prompt_ids(self, messages: Conversation) -> list[int]:
+        """Return the tokens up to where the reply begins. Raises VerifierError as `ids` does."""
+        return self._cut(self._written(messages, add_generation_prompt=True))
+
+    def reply_ids(self, text: str) -> tuple[list[int], list[int]]:
+        """Return a reply's tokens, without an end, and the character that each begins at."""
+        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return found["input_ids"], [start for start, _ in found["offset_mapping"]]
+
+    def _cut(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
+    def _written(self, conversation: Conversation, **options: Any) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(list(conversation), tokenize=False, **options)
+            )
+        except TemplateError as error:
+            raise VerifierError(f"the reward model's chat template refuses: {error}") from error
+
 
 class SequenceClassifier:
-    """A head in this process: one worker thread, fed with batches across requests."""
+    """A head in this process, by transformers."""
 
-    def __init__(
-        self, executor: ThreadPoolExecutor, model: _Model, batch_size: int, wait_s: float
-    ) -> None:
-        self._executor = executor
+    def __init__(self, model: ModelThread[Conversation, Logits | None]) -> None:
         self._model = model
-        self._batcher: Batcher[Conversation, Logits | None] = Batcher(
-            self._work, size=_BATCHES * batch_size, wait_s=wait_s
-        )
 
     @classmethod
     async def load(
@@ -91,36 +96,20 @@ class SequenceClassifier:
         batch_size: int = 16,
         wait_s: float = 0.005,
     ) -> Self:
-        """Load a model's directory in the worker thread. Raises VerifierError."""
-        executor = ThreadPoolExecutor(1, thread_name_prefix="reward-model")
-        loading = asyncio.get_running_loop().run_in_executor(
-            executor, _Model, directory, dtype, max_tokens, batch_size
-        )
-        try:
-            model = await loading
-        except BaseException:
-            executor.shutdown(wait=False)
-            raise
-        return cls(executor, model, batch_size, wait_s)
+        """Load a model's directory. Raises VerifierError."""
+
+        def load() -> Work[Conversation, Logits | None]:
+            return _Model(directory, dtype, max_tokens, batch_size).logits
+
+        return cls(await ModelThread.load(load, "reward-model", batch_size, wait_s))
 
     async def logits(self, conversations: Sequence[Conversation]) -> list[Logits | None]:
         """Score beside whatever other requests ask for."""
-        return await self._batcher.run(conversations)
+        return await self._model.run(conversations)
 
     async def aclose(self) -> None:
         """Stop after the forward pass that runs."""
-        await self._batcher.aclose()
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-    async def _work(self, conversations: Sequence[Conversation]) -> list[Logits | None]:
-        unwanted = threading.Event()
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._executor, self._model.logits, conversations, unwanted
-            )
-        finally:
-            unwanted.set()
+        await self._model.aclose()
 
 
 class _Model:
@@ -145,16 +134,11 @@ class _Model:
     ) -> list[Logits | None]:
         """Score texts of about one length together, until nobody wants it any more."""
         texts = [self._tokenizer.ids(each) for each in conversations]
-        fitting = [place for place, ids in enumerate(texts) if len(ids) <= self._max_tokens]
-        fitting.sort(key=lambda place: len(texts[place]))
         found: list[Logits | None] = [None] * len(texts)
-        for start in range(0, len(fitting), self._batch_size):
-            if unwanted.is_set():
-                break
-            places = fitting[start : start + self._batch_size]
-            for place, logits in zip(
-                places, self._forward([texts[p] for p in places]), strict=True
-            ):
+        lengths = list(map(len, texts))
+        for places in in_batches(lengths, self._max_tokens, self._batch_size, unwanted):
+            read = self._forward([texts[place] for place in places])
+            for place, logits in zip(places, read, strict=True):
                 found[place] = logits
         return found
 

@@ -10,7 +10,8 @@ import math
 from collections.abc import AsyncGenerator, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 JSONObject: TypeAlias = Mapping[str, Any]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -267,6 +268,7 @@ class Capabilities:
     end_tokens: tuple[int, ...] = ()
     """Ids that end a reply: the ids of one that ended by itself hold it, its text does not."""
     adapters: tuple[str, ...] = ()
+    """Those that it has now: an `AdapterHost` may be given others."""
     defaults: Mapping[str, float] = field(default_factory=dict)
     """The model's generation_config, as far as it is applied."""
 
@@ -280,7 +282,7 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do; known once it has started."""
+        """What it can do; known once it has started. Of it, only `adapters` may change."""
 
     @property
     def statistics(self) -> Mapping[str, float]:
@@ -303,6 +305,25 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Release everything."""
+
+
+@runtime_checkable
+class AdapterHost(Protocol):
+    """An engine that can be given LoRA adapters while it runs."""
+
+    @property
+    def adapter_slots(self) -> int:
+        """How many it can be given, beside those that it started with."""
+
+    async def add_adapter(self, name: str, directory: Path) -> None:
+        """Load an adapter, to be asked for as `Prompt.adapter`.
+
+        A name must mean the same weights for ever: the engine's cache goes by it. Raises
+        EngineError where it cannot be loaded; what runs is not disturbed.
+        """
+
+    async def remove_adapter(self, name: str) -> None:
+        """Forget an adapter that no request uses. Raises EngineError."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeAlias
 
 from server.engines.scripts import Replies, Script, arithmetic, joined, split
@@ -36,8 +38,10 @@ class ScriptedEngine:
         delay: float = 0.0,
         fail: Failure | None = None,
         capabilities: Capabilities = _CAPABILITIES,
+        adapter_slots: int = 0,
     ) -> None:
         self.model, self.capabilities = model, capabilities
+        self.adapter_slots = adapter_slots
         self.log: Counter[str] = Counter()
         """Samples started, finished, failed and aborted, and the tokens generated in them."""
         self.delay, self.fail, self._replies = delay, fail, Replies(script)
@@ -61,6 +65,17 @@ class ScriptedEngine:
         """Number the words: ids that no reply of a script has."""
         return tuple(range(len(split(text))))
 
+    async def add_adapter(self, name: str, directory: Path) -> None:  # noqa: ARG002
+        """Take an adapter's name: its script sees it in the prompt."""
+        self._hold(*self.capabilities.adapters, name)
+
+    async def remove_adapter(self, name: str) -> None:
+        """Forget the name: prompts with it are refused from now on."""
+        self._hold(*(each for each in self.capabilities.adapters if each != name))
+
+    def _hold(self, *adapters: str) -> None:
+        self.capabilities = replace(self.capabilities, adapters=adapters)
+
     async def aclose(self) -> None:
         """Nothing to release."""
 
@@ -72,6 +87,8 @@ class ScriptedEngine:
         room = self.capabilities.context_length - prompt_tokens
         if not prompt.messages or room < 1:
             raise BadRequest("the messages are empty or exceed the context", param="messages")
+        if prompt.adapter is not None and prompt.adapter not in self.capabilities.adapters:
+            raise BadRequest(f"the engine has no adapter {prompt.adapter!r}", param="model")
         live = {i: self._replies.plan(prompt, sampling, i, prompt_tokens, room) for i in range(n)}
         self.log["started"] += n
         try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ from server.engines.vllm_machine import VLLMOptions, adapter_digest, start_core
 from server.engines.vllm_prompt import ChatRenderer, bad_request
 from server.engines.vllm_reply import ReplyReader, read_chunk
 from server.engines.vllm_statistics import EngineStatistics
+from server.engines.vllm_weights import load_weights
 from verifiers.errors import BadRequest, EngineError, EngineUnavailable
 from verifiers.types import (
     Capabilities,
@@ -51,10 +53,13 @@ class VLLMEngine:
         model: str,
         capabilities: Capabilities,
         statistics: EngineStatistics,
+        adapter_slots: int = 0,
     ) -> None:
         self._processes: EngineProcesses | None = processes
         self._renderer = renderer
-        self._adapters = adapters
+        self._adapters = dict(adapters)
+        self._adapter_slots = adapter_slots
+        self._adapter_numbers = count(len(adapters) + 1)
         self._model = model
         self._capabilities = capabilities
         self._statistics = statistics
@@ -91,7 +96,8 @@ class VLLMEngine:
         )
         # Asked for once, it is at hand: later requests are sent without giving up the event loop.
         await core.get_supported_tasks()
-        return cls(processes, renderer, adapters, model, capabilities, statistics)
+        slots = options.adapter_slots
+        return cls(processes, renderer, adapters, model, capabilities, statistics, slots)
 
     @property
     def model(self) -> str:
@@ -102,6 +108,11 @@ class VLLMEngine:
     def capabilities(self) -> Capabilities:
         """What it can do."""
         return self._capabilities
+
+    @property
+    def adapter_slots(self) -> int:
+        """How many adapters it can be given while it runs."""
+        return self._adapter_slots
 
     @property
     def statistics(self) -> Mapping[str, float]:
@@ -116,6 +127,36 @@ class VLLMEngine:
     async def tokenize(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text, without special tokens around it."""
         return self._renderer.tokenize(text)
+
+    @property
+    def dtype(self) -> Any:
+        """The type of its weights, torch's."""
+        return self._running_core().model_config.dtype
+
+    async def load_weights(self, directory: Path) -> None:
+        """Draw from the weights of this directory from now on, of the same architecture.
+
+        Only where it was started with the options that `vllm_weights.refreshable` makes. Raises
+        EngineError; the engine is then of no more use.
+        """
+        await _called(load_weights(self._running_core(), directory), f"take {directory}")
+
+    async def add_adapter(self, name: str, directory: Path) -> None:
+        """Load an adapter, under a number that none had before. Raises EngineError."""
+        request = LoRARequest(name, next(self._adapter_numbers), str(directory))
+        await _called(self._running_core().add_lora(request), f"load the adapter {name}")
+        self._hold({**self._adapters, name: request})
+
+    async def remove_adapter(self, name: str) -> None:
+        """Forget an adapter that no request uses. Raises EngineError."""
+        request = self._adapters[name]
+        self._hold({key: each for key, each in self._adapters.items() if key != name})
+        core = self._running_core()
+        await _called(core.remove_lora(request.lora_int_id), f"forget the adapter {name}")
+
+    def _hold(self, adapters: dict[str, LoRARequest]) -> None:
+        self._adapters = adapters
+        self._capabilities = replace(self._capabilities, adapters=tuple(adapters))
 
     async def aclose(self) -> None:
         """End vLLM's processes: SIGTERM first, SIGKILL after ten seconds."""
@@ -198,6 +239,14 @@ async def _chunks(
         raise
     except VLLMError as error:
         yield Chunk(index, error=EngineError(f"vLLM failed: {error}"))
+
+
+async def _called(call: Coroutine[Any, Any, Any], what: str) -> None:
+    """Have the engine's process do something; whatever it fails by comes as a bare Exception."""
+    calling = asyncio.ensure_future(call)
+    await asyncio.wait([calling])
+    if error := calling.exception():
+        raise EngineError(f"vLLM cannot {what}: {error}") from error
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -19,6 +19,17 @@ from verifiers.vllm_process import EngineProcesses, use_all_allowed_cores
 
 _GIB = 1 << 30
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+_SLOT_RANK = 32
+"""Room for the adapters that people train, where those to come are not known."""
+_OURS = {
+    "adapters",
+    "adapter_slots",
+    "max_lora_rank",
+    "engine_arguments",
+    "kv_cache_gib",
+    "tool_parser",
+}
+"""Options that are not vLLM's arguments of the same name."""
 
 
 class VLLMOptions(BaseModel):
@@ -39,6 +50,20 @@ class VLLMOptions(BaseModel):
     reasoning_parser: str | None = Field(None, description="vLLM's parser for the thinking.")
     adapters: Mapping[str, Path] = Field(
         default_factory=dict, description="LoRA adapters: name to directory."
+    )
+    adapter_slots: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="LoRA adapters that can be loaded while it runs: one for each promoted "
+        "checkpoint, and one more, as the version before is used until its requests end.",
+    )
+    max_lora_rank: int | None = Field(
+        None,
+        ge=1,
+        le=_LORA_RANKS[-1],
+        description="Highest rank of an adapter. Default: that of `adapters`; with slots, at "
+        "least 32.",
     )
     engine_arguments: Mapping[str, Any] = Field(
         default_factory=dict, description="Any other of vLLM's AsyncEngineArgs."
@@ -84,22 +109,24 @@ def _engine_arguments(options: VLLMOptions, *, on_cpu: bool) -> dict[str, Any]:
         # vLLM's own block size on a CPU is 128, and samples share whole blocks of a prompt only.
         # 32 is the least that its fast attention kernels take.
         chosen |= {"block_size": 32, "enforce_eager": True, "max_num_seqs": 64}
-    if options.adapters:
+    if options.adapters or options.adapter_slots:
         chosen |= {
             "enable_lora": True,
-            "max_loras": min(len(options.adapters), 8),
-            "max_lora_rank": _lora_rank(options.adapters.values()),
+            "max_loras": min(len(options.adapters), 8) + options.adapter_slots,
+            # One that was pushed out would be read again, whatever its files are by then.
+            "max_cpu_loras": len(options.adapters) + options.adapter_slots,
+            "max_lora_rank": _lora_rank(options),
         }
     if options.kv_cache_gib is not None:
         chosen["kv_cache_memory_bytes"] = int(options.kv_cache_gib * _GIB)
-    named = options.model_dump(
-        exclude={"adapters", "engine_arguments", "kv_cache_gib", "tool_parser"}, exclude_none=True
-    )
+    named = options.model_dump(exclude=_OURS, exclude_none=True)
     return chosen | named | dict(options.engine_arguments)
 
 
-def _lora_rank(paths: Any) -> int:
+def _lora_rank(options: VLLMOptions) -> int:
+    paths = options.adapters.values()
     ranks = [json.loads((path / "adapter_config.json").read_text())["r"] for path in paths]
+    ranks.append(options.max_lora_rank or (_SLOT_RANK if options.adapter_slots else 1))
     fitting = [rank for rank in _LORA_RANKS if rank >= max(ranks)]
     if not fitting:
         raise EngineError(f"vLLM serves LoRA ranks up to {_LORA_RANKS[-1]}, not {max(ranks)}")

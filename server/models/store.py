@@ -44,6 +44,8 @@ class ModelDirectory:
     hub_id: str | None = None
     tool_parser: str | None = None
     """vLLM's name of its tool-call parser; None: none is known."""
+    checkpoint: str | None = None
+    """`NAME@VERSION`, if it is one of the store of checkpoints."""
 
 
 def resolve(

@@ -14,10 +14,13 @@ import httpx
 import uvicorn
 
 from server.app import create_app
+from server.checkpoints.in_flight import InFlight
 from server.consistency import build_verifiers
 from server.engines.scripted import ScriptedEngine
+from server.following import make_exchange, make_watcher
 from server.metrics import Metrics
 from server.plugins import find_classes
+from server.promoted import promoted_checkpoints
 from server.settings import Settings
 from server.state import State
 from server.traces import TraceStore
@@ -42,13 +45,16 @@ def make_state(
     admission = admission or Admission()
     strategies, judges = find_classes(settings.plugins)
     service = Service({"main": engine, **(others or {})}, AnswerEquality(), admission)
+    verifiers, in_flight = build_verifiers(settings, judges), InFlight()
     return State(
         settings,
         service,
         strategies,
-        build_verifiers(settings, judges),
+        verifiers,
         Metrics(admission, strategies, service.engines),
         traces,
+        make_exchange(settings, judges, service.engines, {}, verifiers, in_flight),
+        in_flight=in_flight,
     )
 
 
@@ -127,7 +133,12 @@ def local(
             )
             servers.append(uvicorn.Server(config))
             ready.append(state)
-            async with aclosing(state.service.equivalence):  # type: ignore[type-var]
+            watcher = make_watcher(state)
+            await watcher.begin(promoted_checkpoints(state.settings).values())
+            async with (
+                aclosing(state.service.equivalence),  # type: ignore[type-var]
+                watcher.watching(state.settings.checkpoints_poll_s),
+            ):
                 await servers[0].serve(sockets=[listener])
             if store is not None:
                 await store.aclose()

@@ -106,7 +106,8 @@ async def test_a_lone_reply_agrees_with_nobody() -> None:
 
 
 async def test_another_engine_is_asked_the_same_question_in_the_same_form() -> None:
-    small, large = Deck("12"), Deck("333", model="large")
+    able = replace(ScriptedEngine().capabilities, adapters=("lora",))
+    small, large = Deck("12", capabilities=able), Deck("333", model="large")
     tool = {"type": "function", "function": {"name": "look"}}
     prompt = Prompt(QUESTION, (tool,), "auto", template_arguments={"think": True}, adapter="lora")
     bench = Bench(small, others={"large": large}, prompt=prompt)

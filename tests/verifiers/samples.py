@@ -18,6 +18,8 @@ from verifiers.types import Candidate, FinishReason, JSONObject, Prompt, TokenLo
 
 SCORER = "{scorer}"
 """In a configuration: the root of the scoring server that the tests run."""
+VALUE_HEAD = "{value head}"
+"""In a configuration: the directory of a tiny model with a value at each token."""
 
 PROMPT = Prompt(({"role": "user", "content": "What is 6 times 7? Box your answer."},))
 TEXTS = (
@@ -90,9 +92,11 @@ class Sample:
     says: Says = prose
     """What engines reply where more than a token is asked for."""
 
-    def with_scorer(self, url: str) -> Sample:
-        """Fill in the address of the scoring server."""
-        filled = json.dumps(self.configuration).replace(SCORER, url)
+    def filled(self, places: Mapping[str, str]) -> Sample:
+        """Fill in where the things are that configurations name."""
+        filled = json.dumps(self.configuration)
+        for name, place in places.items():
+            filled = filled.replace(name, place)
         return replace(self, configuration=json.loads(filled))
 
 
@@ -168,4 +172,6 @@ SAMPLES: dict[str, Sample] = {
     "remote": Sample({"url": f"{SCORER}/v1/verify"}, lacking=candidate(9, "")),
     "remote:rerank": Sample({"url": f"{SCORER}/v1/rerank", "shape": "rerank", "batch_size": 2}),
     "remote:score": Sample({"url": f"{SCORER}/v1/score", "shape": "score"}),
+    # One at a time: padding moves the last digits.
+    "value_head": Sample({"model": VALUE_HEAD, "batch_size": 1}, lacking=candidate(9, "")),
 }

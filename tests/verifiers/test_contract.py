@@ -19,7 +19,7 @@ from strategies.budget import Budget
 from tests.verifiers import contract
 from tests.verifiers.contract import AMPLE, Trial
 from tests.verifiers.hash_scorer import HashScorer
-from tests.verifiers.samples import SAMPLES, UNRATED, Sample
+from tests.verifiers.samples import SAMPLES, SCORER, UNRATED, VALUE_HEAD, Sample
 from verifiers.base import Verifier, verifier_classes
 from verifiers.equality import AnswerEquality
 from verifiers.errors import VerifierUnavailable
@@ -59,10 +59,10 @@ async def test_every_sample_is_of_a_verifier() -> None:
     assert {row.partition(":")[0] for row in SAMPLES} <= set(CLASSES)
 
 
-def build(row: str, scorer: HashScorer) -> tuple[Verifier, Sample]:
+def build(row: str, scorer: HashScorer, **places: str) -> tuple[Verifier, Sample]:
     """Make a row's verifier, not started."""
     name = row.partition(":")[0]
-    sample = SAMPLES.get(row, Sample()).with_scorer(scorer.url)
+    sample = SAMPLES.get(row, Sample()).filled({SCORER: scorer.url, **places})
     return CLASSES[name].model_validate(sample.configuration), sample
 
 
@@ -76,9 +76,14 @@ async def lack(verifier: Verifier, trial: Trial) -> str | None:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def start(row: str, scorer: HashScorer, equivalence: AnswerEquality) -> AsyncIterator[Open]:
+async def start(
+    row: str, scorer: HashScorer, equivalence: AnswerEquality, request: pytest.FixtureRequest
+) -> AsyncIterator[Open]:
     """Start a row's verifier; skip where this machine lacks what it needs."""
-    verifier, sample = build(row, scorer)
+    places = {}
+    if row.startswith("value_head"):
+        places[VALUE_HEAD] = str(request.getfixturevalue("value_head"))
+    verifier, sample = build(row, scorer, **places)
 
     def begin(**changes: Any) -> Trial:
         return Trial(verifier, sample, equivalence, **changes)
