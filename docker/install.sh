@@ -67,7 +67,7 @@ fi
 touch "$UNFINISHED"
 case ${1:-} in
 engine) install_engine ;;
-tools) run_pip install -e '.[test,dev,bench]' ;;
+tools) run_pip install -e '.[test,dev,bench,training]' ;;
 *) fail "say what to install: engine or tools." ;;
 esac
 rm "$UNFINISHED"

@@ -35,7 +35,7 @@ class RequestFailed(Exception):
 class Endpoint:
     """Where samples come from. `async with endpoint:` opens it and finds out whose server it is."""
 
-    def __init__(self, url: str, *, first_pause: float = 1.0) -> None:
+    def __init__(self, url: str, *, logprobs: bool | None = None, first_pause: float = 1.0) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._first_pause = first_pause
         key = os.environ.get("FORETHOUGHT_BENCH_KEY") or os.environ.get("OPENAI_API_KEY")
@@ -46,8 +46,8 @@ class Endpoint:
             headers={"authorization": f"Bearer {key}"} if key else {},
         )
         self._ours = False
-        self._logprobs: bool | None = None
-        """Whether it gives log-probabilities; None until a first request was answered."""
+        self._logprobs = logprobs
+        """Whether to ask for log-probabilities; None until a first request was answered."""
 
     async def __aenter__(self) -> Endpoint:
         """Ask whether it is Forethought. Raises RequestFailed where nothing answers."""
@@ -99,7 +99,8 @@ class Endpoint:
             fault = error.errors()[0]
             reason = f"not a chat completion: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
             raise RequestFailed(reason, passing=True) from error
-        if answer.scaling is not None and answer.scaling.stopped_by == "deadline":
+        cut = answer.scaling is not None and answer.scaling.stopped_by == "deadline"
+        if cut and "deadline_s" not in body.get("budget", {}):
             raise RequestFailed("the server's deadline cut the reply", passing=True)
         return answer
 
@@ -109,7 +110,8 @@ class Endpoint:
             asked |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         cap = body.get("max_completion_tokens") or body.get("max_tokens")
         if self._ours and cap:
-            asked["budget"] = {"max_tokens": max(16, cap), "deadline_s": _DEADLINE_SECONDS}
+            own = body.get("budget", {"max_tokens": max(16, cap)})
+            asked["budget"] = {"deadline_s": _DEADLINE_SECONDS, **own}
         try:
             return await self._client.post("/v1/chat/completions", json=asked)
         except httpx.HTTPError as error:

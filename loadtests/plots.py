@@ -14,7 +14,7 @@ Panel: TypeAlias = Mapping[str, Mapping[int, Interval]]
 """Curves by name: their points by x."""
 
 # Okabe and Ito, Color Universal Design, 2008.
-_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7")
+COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7")
 _MARKS = ("o", "s", "D", "^", "v", "P", "X")
 
 
@@ -36,7 +36,7 @@ def plot_curves(panels: Mapping[str, Panel], path: Path, *, x: str, y: str) -> N
 
 
 def _draw(axis: Any, panel: Panel) -> None:
-    for (name, points), colour, mark in zip(panel.items(), _COLOURS, _MARKS, strict=False):
+    for (name, points), colour, mark in zip(panel.items(), COLOURS, _MARKS, strict=False):
         xs = list(points)
         axis.plot(xs, [points[k].mean for k in xs], color=colour, marker=mark, ms=4, label=name)
         low, high = [points[k].low for k in xs], [points[k].high for k in xs]

@@ -49,6 +49,8 @@ def serving(
 ) -> Iterator[Server]:
     """Run `command`, wait until `ready` (a path) answers, and end the whole process group after.
 
+    Its standard input is a pipe that closes when this process ends, however it ends.
+
     Raises:
         RuntimeError: it ended, or did not answer within `patience` seconds; the log tells.
     """
@@ -67,6 +69,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
+        stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
         env={**os.environ, **(environment or {})},
@@ -96,6 +99,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _tree(pid: int) -> list[int]:

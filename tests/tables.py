@@ -15,10 +15,14 @@ from typing import get_args
 
 from pydantic import BaseModel
 
+import training
 from loadtests.report import table
 from loadtests.worth import KEPT, WIDTH, contenders
 from strategies.base import Family, Need, Strategy, strategy_classes
 from strategies.session import Session
+from training.adapters.base import adapter_classes
+from training.base import Family as MethodFamily
+from training.base import method_classes
 from verifiers.base import Verifier, verifier_classes
 from verifiers.discovery import summary
 
@@ -26,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 STRATEGIES = ROOT / "docs" / "strategies.md"
 VERIFIERS = ROOT / "docs" / "verifiers.md"
+TRAINING = ROOT / "docs" / "training.md"
 TUTORIAL = ROOT / "strategies" / "README.md"
 
 COMMON_SETTINGS = ("type", "calibration")
@@ -44,6 +49,7 @@ def tables() -> dict[Path, dict[str, str]]:
         README: {"strategies": overview(), "verifiers": known_verifiers()},
         VERIFIERS: {"verifiers": verifiers()},
         STRATEGIES: {"strategies": strategies()},
+        TRAINING: {"methods": methods(), "adapters": adapters(), "recipes": recipes()},
         TUTORIAL: {"session": session()},
     }
 
@@ -115,6 +121,37 @@ def kind(cls: type[Verifier]) -> str:
         "joint": plain.joint,
     }
     return ", ".join(word for word, holds in words.items() if holds)
+
+
+def methods() -> str:
+    """Say all about each training method."""
+    head = ["method", "kind", "what it does", "paper", "rows", "makes", "parameters", "lines"]
+    rows = []
+    order = get_args(MethodFamily)
+    for name, cls in sorted(
+        method_classes().items(), key=lambda e: (order.index(e[1].family), e[0])
+    ):
+        about = [f"`{name}`", cls.family, summary(cls), cls.paper, cls.rows.kind]
+        lines = str(code_lines(Path(inspect.getfile(cls))))
+        rows.append([*about, cls.makes, parameters(cls), lines])
+    return table(head, rows)
+
+
+def adapters() -> str:
+    """Say all about each adapter."""
+    head = ["adapter", "what it does", "paper", "served by vLLM as it is", "parameters"]
+    rows = [
+        [f"`{name}`", summary(cls), cls.paper, "yes" * cls.served, parameters(cls)]
+        for name, cls in adapter_classes().items()
+    ]
+    return table(head, rows)
+
+
+def recipes() -> str:
+    """Say what each recipe that comes along is for: its first line."""
+    found = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
+    lines = [(path.stem, path.read_text().partition("\n")[0]) for path in found]
+    return table(["recipe", "what it is for"], [[f"`{n}`", line.lstrip("# ")] for n, line in lines])
 
 
 def session() -> str:

@@ -29,6 +29,7 @@ from tests.tables import (
     README,
     ROOT,
     STRATEGIES,
+    TRAINING,
     TUTORIAL,
     VERIFIERS,
     code_lines,
@@ -37,14 +38,17 @@ from tests.tables import (
     worths,
     write,
 )
+from training.adapters.base import adapter_classes
+from training.base import method_classes
+from training.recipe import read_recipe
 from verifiers.base import verifier_classes
 from verifiers.discovery import discover
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-PAGES = (README, CONTRIBUTING, STRATEGIES, VERIFIERS, TUTORIAL)
+PAGES = (README, CONTRIBUTING, STRATEGIES, TRAINING, VERIFIERS, TUTORIAL)
 URL = "http://127.0.0.1:8000"
 MODEL = "qwen2.5-coder-0.5b-instruct"
-GROUPS = ("bench",)
+GROUPS = ("bench", "checkpoints")
 """Commands that have commands."""
 
 
@@ -161,7 +165,7 @@ def test_commands_options_and_settings_exist(path: Path) -> None:
         said = described(command)
         for option in (word for word in rest if word.startswith("--")):
             assert option in said, f"forethought {command} has no {option}"
-    for module in re.findall(r"python -m ((?:loadtests|tests)[.\w]*)", text):
+    for module in re.findall(r"python -m ((?:loadtests|tests|training)[.\w]*)", text):
         assert importlib.util.find_spec(module), module
     for variable in re.findall(r"FORETHOUGHT_([A-Z_]+)", text):
         names = variable.lower().split("__")
@@ -249,9 +253,25 @@ def test_the_tutorials_strategies_conform(lessons: Path) -> None:
     assert "3 passed" in told
 
 
-def test_the_changelog_names_every_strategy() -> None:
+def test_the_changelog_names_every_strategy_and_method() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
-    assert not [name for name in strategy_classes() if f"`{name}`" not in text]
+    named = {**strategy_classes(), **method_classes(), **adapter_classes()}
+    assert not [name for name in named if f"`{name}`" not in text]
+
+
+def test_recipes_and_settings_of_training(tmp_path: Path) -> None:
+    recipes, settings = 0, 0
+    for document in snippets(TRAINING, "toml"):
+        tree = tomllib.loads(document)
+        if "method" in tree:
+            (tmp_path / "recipe.toml").write_text(document)
+            assert read_recipe(tmp_path / "recipe.toml")
+            recipes += 1
+        else:
+            checked = Settings.model_validate(tree)
+            check(checked, strategy_classes(), build_verifiers(checked, verifier_classes()))
+            settings += 1
+    assert recipes == settings == 2
 
 
 def test_the_guide_names_strategies_that_exist() -> None:

@@ -402,14 +402,14 @@ async def test_an_interrupt_does_not_reach_the_engine(engine: Engine) -> None:
     assert sample.usage.completion_tokens == 4
 
 
-def write_adapter(path: Path, model: Path, *, rank: int = 4) -> Path:
+def write_adapter(path: Path, model: Path, *, rank: int = 4, seed: int = 0) -> Path:
     """Write a LoRA adapter with large random weights, in PEFT's format."""
     import torch
     from safetensors.torch import save_file
 
     config = json.loads((model / "config.json").read_text())
     width, layers = config["hidden_size"], config["num_hidden_layers"]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     weights = {}
     for layer in range(layers):
         name = f"base_model.model.model.layers.{layer}.self_attn.o_proj"
@@ -442,6 +442,52 @@ async def test_an_adapter_is_used_by_name_and_the_end_is_clean(tmp_path: Path) -
         await draw(engine)
     left = {process.pid for process in engine_processes() if process.is_running()} - before
     assert not left
+
+
+async def test_adapters_come_and_go_while_it_runs(tmp_path: Path) -> None:
+    model = resolve("smollm2-135m-instruct", SilentProgress()).path
+    first, second, wide, spoilt = (
+        write_adapter(tmp_path / name, model, rank=rank, seed=seed)
+        for seed, (name, rank) in enumerate(
+            {"first": 4, "second": 4, "wide": 64, "spoilt": 4}.items()
+        )
+    )
+    (spoilt / "adapter_model.safetensors").write_bytes(b"spoilt")
+    prompt = Prompt(({"role": "user", "content": "river stone cloud " * 40},))  # whole blocks
+
+    async def said(adapter: str | None) -> tuple[int, ...]:
+        (sample,) = await draw(engine, replace(prompt, adapter=adapter), temperature=0.0)
+        return sample.token_ids
+
+    engine: Any = await start(adapter_slots=2, max_model_len=512, kv_cache_gib=0.25)
+    try:
+        assert engine.capabilities.adapters == ()
+        plain = await said(None)
+        await engine.add_adapter("a@1", first)
+        by_first = [await said("a@1"), await said("a@1")]
+        running = asyncio.create_task(
+            draw(engine, replace(STORY, adapter="a@1"), max_tokens=40, min_tokens=40)
+        )
+        await engine.add_adapter("a@2", second)
+        assert engine.capabilities.adapters == ("a@1", "a@2")
+        by_second = await said("a@2")
+        (sample,) = await running
+        assert sample.usage.completion_tokens == 40
+        assert by_first[0] == by_first[1]
+        assert len({plain, by_first[0], by_second}) == 3
+        await engine.remove_adapter("a@1")
+        with pytest.raises(BadRequest):
+            await said("a@1")
+        for broken in (wide, spoilt, tmp_path / "nothing"):
+            with pytest.raises(EngineError, match="vLLM cannot load the adapter a@3"):
+                await engine.add_adapter("a@3", broken)
+        assert await said("a@2") == by_second  # which is still there, and the engine alive
+        await engine._running_core().reset_prefix_cache()
+        assert await said("a@2") == by_second  # as nothing of the first one's cache was in it
+        await engine.add_adapter("a@1", first)
+        assert await said("a@1") == by_first[0]
+    finally:
+        await engine.aclose()
 
 
 async def test_a_killed_server_takes_its_engine_along() -> None:
