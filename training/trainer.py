@@ -62,11 +62,15 @@ class LossTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the means since the last time, over all processes."""
         means = {
-            name: float(self.accelerator.gather(torch.tensor([sum(seen) / len(seen)])).mean())
+            name: self._mean_over_processes(sum(seen) / len(seen))
             for name, seen in sorted(self._logged.items())
         }
         self._logged.clear()
         super().log({**logs, **means}, start_time)
+
+    def _mean_over_processes(self, value: float) -> float:
+        told = torch.tensor([value], device=self.accelerator.device)
+        return float(self.accelerator.gather(told).mean())
 
 
 class _Listed(torch.utils.data.Dataset[Any]):
