@@ -8,7 +8,7 @@ import io
 import json
 import tokenize
 from collections.abc import Collection, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import get_args
@@ -141,17 +141,24 @@ def adapters() -> str:
     """Say all about each adapter."""
     head = ["adapter", "what it does", "paper", "served by vLLM as it is", "parameters"]
     rows = [
-        [f"`{name}`", summary(cls), cls.paper, "yes" * cls.served, parameters(cls)]
+        [f"`{name}`", summary(cls), cls.paper, "yes" * cls().served, parameters(cls)]
         for name, cls in adapter_classes().items()
     ]
     return table(head, rows)
 
 
 def recipes() -> str:
-    """Say what each recipe that comes along is for: its first line."""
+    """Say what each recipe that comes along is for: its first sentence."""
     found = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
-    lines = [(path.stem, path.read_text().partition("\n")[0]) for path in found]
-    return table(["recipe", "what it is for"], [[f"`{n}`", line.lstrip("# ")] for n, line in lines])
+    return table(
+        ["recipe", "what it is for"], [[f"`{path.stem}`", _first_sentence(path)] for path in found]
+    )
+
+
+def _first_sentence(path: Path) -> str:
+    """Return the first sentence of the comment that a file begins with."""
+    comment = takewhile(lambda line: line.startswith("# "), path.read_text().splitlines())
+    return " ".join(line[2:] for line in comment).partition(". ")[0].rstrip(".") + "."
 
 
 def session() -> str:

@@ -19,10 +19,12 @@ from typing import Any
 
 import pytest
 
+from server.checkpoints.store import CheckpointStore
 from server.consistency import build_verifiers, check
 from server.plugins import find_classes
 from server.settings import Settings
 from strategies.base import Parallel, Strategy, strategy_classes
+from tests.server.published import publish
 from tests.server.serving import FORETHOUGHT, Served, environment, serving
 from tests.strategies.harness import Bench
 from tests.tables import (
@@ -261,6 +263,9 @@ def test_the_changelog_names_every_strategy_and_method() -> None:
 
 def test_recipes_and_settings_of_training(tmp_path: Path) -> None:
     recipes, settings = 0, 0
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for name, kind in {"solver": "lora", "genrm": "generative", "reward": "orm"}.items():
+        store.promote(publish(store, name, kind=kind).spec, force=True)
     for document in snippets(TRAINING, "toml"):
         tree = tomllib.loads(document)
         if "method" in tree:
@@ -268,7 +273,7 @@ def test_recipes_and_settings_of_training(tmp_path: Path) -> None:
             assert read_recipe(tmp_path / "recipe.toml")
             recipes += 1
         else:
-            checked = Settings.model_validate(tree)
+            checked = Settings.model_validate({**tree, "checkpoints": store.root})
             check(checked, strategy_classes(), build_verifiers(checked, verifier_classes()))
             settings += 1
     assert recipes == settings == 2

@@ -26,7 +26,7 @@ def imitate(
     tests = run.test_rows if directory is None else ()
     trainer: Trainer = SFTTrainer(
         model=model,
-        # Gathered once, so that a batch is weighed by its tokens over all accumulated passes.
+        # TRL weighs a step by its tokens, over all accumulated passes and processes.
         args=run.arguments(SFTConfig, max_length=None, completion_only_loss=True, **place),
         train_dataset=_dataset(run.encoder, rows),
         eval_dataset=_dataset(run.encoder, tests) if tests else None,

@@ -24,6 +24,11 @@ Difference: TypeAlias = Annotated[FiniteFloat, Field(ge=-1, le=1)]
 """Of two accuracies: 0.01 is one point."""
 
 
+_OF_POLICIES = ("task", "parent", "strategy", "verifier", "budget", "seed", "confidence")
+_OF_VERIFIERS = ("pool", "seed", "confidence")
+"""What makes two measurements the same one."""
+
+
 class EvaluationError(ValueError):
     """A file is no evaluation, or a recipe's gate is none."""
 
@@ -101,6 +106,21 @@ def bar_of(manifest: Manifest) -> float:
         case {"bar": bar}:
             raise EvaluationError(f"gate.bar: {bar!r} is no difference of accuracies in [-1, 1]")
     return 0.0
+
+
+def departures(evaluation: Evaluation, manifest: Manifest) -> list[str]:
+    """Name what was measured in another way than the recipe's gate says: none of it is its gate.
+
+    Fewer problems or samples are no departure: they only make the interval wider.
+    """
+    said = manifest.config.get("gate") or {}
+    gate = {name: value for name, value in said.items() if value is not None}
+    told = evaluation.model_dump(mode="json")
+    if "pool" in gate:
+        told = {**told, "pool": told["sampling"].get("pool")}
+        gate = {**gate, "pool": Path(gate["pool"]).name}
+    names = _OF_POLICIES if "task" in gate else _OF_VERIFIERS
+    return [name for name in names if name in gate and gate[name] != told[name]]
 
 
 def read_evaluation(path: Path) -> Evaluation | None:

@@ -23,7 +23,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from server.checkpoints.durable import flush, flush_tree, locked, write_file
-from server.checkpoints.evaluation import Evaluation, EvaluationError, bar_of, points
+from server.checkpoints.evaluation import (
+    Evaluation,
+    EvaluationError,
+    bar_of,
+    departures,
+    points,
+)
 from server.checkpoints.library import (
     PROMOTED,
     VERSION_DIGITS,
@@ -145,6 +151,8 @@ class CheckpointStore(CheckpointLibrary):
             bar = bar_of(checkpoint.manifest)
         except EvaluationError as error:
             return str(error)
+        if changed := departures(evaluation, checkpoint.manifest):
+            return f"it was not measured by its recipe's gate: {', '.join(changed)} differ"
         if evaluation.lower < bar:
             return f"{evaluation.figures}; the recipe's bar is {points(bar)}"
         return None

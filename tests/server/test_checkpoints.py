@@ -196,6 +196,27 @@ def test_the_bar_is_the_recipes(store: CheckpointStore, bar: float, passes: bool
             store.promote(published.spec)
 
 
+def test_a_measurement_by_another_gate_does_not_count(store: CheckpointStore) -> None:
+    gate = {"bar": 0.0, "task": "chain_sum", "seed": 1, "strategy": {"type": "single"}}
+    published = publish(store, config={"gate": gate})
+    evaluate(store, published, task="leg_counting", seed=2, problems=10)
+    with pytest.raises(
+        CheckpointError, match="not measured by its recipe's gate: task, seed differ"
+    ):
+        store.promote(published.spec)
+    evaluate(store, published, problems=10)
+    assert store.promote(published.spec).promoted
+
+
+def test_a_verifiers_gate_is_its_pool(store: CheckpointStore) -> None:
+    published = publish(store, kind="generative", config={"gate": {"pool": "pools/one", "seed": 1}})
+    evaluate(store, published, sampling={"pool": "two"})
+    with pytest.raises(CheckpointError, match="gate: pool differ"):
+        store.promote(published.spec)
+    evaluate(store, published, sampling={"pool": "one"})
+    assert store.promote(published.spec).promoted
+
+
 def test_a_bar_that_is_none_is_refused(store: CheckpointStore) -> None:
     published = publish(store, config={"gate": {"bar": "high"}})
     evaluate(store, published)

@@ -9,15 +9,29 @@ import pytest
 from pydantic import ValidationError
 
 from strategies.chain_of_action_thought import Action, ChainOfActionThought
-from tests.training.rewarded import gained, said, trained
-from tests.training.tiny import begin, logged
+from tests.training.rewarded import gained
+from tests.training.tiny import begin, logged, recipe, write_rows
 from training.data import problem_of, read_rows
 from training.methods.restart_exploration import RestartExploration
 from training.restarts import REFLECTION, RestartRounds, cut_at_steps, reflection_bonus
 from training.rows import Labelled
+from training.run import Run
 
-ENDS_WELL = [{"verifier": "regex", "fields": {"pattern": "[a-zA-Z]$"}}]
 RLOO = {"type": "rloo", "samples": 8, "max_tokens": 4}
+
+
+def begun(tiny: Path, directory: Path, **method: Any) -> Run:
+    """Begin a run whose replies, of four characters, are rewarded for ending with a letter."""
+    rows = write_rows(directory / "rows.jsonl", [{"prompt": letter} for letter in "abcdefgh"])
+    said = recipe(
+        tiny,
+        {"type": "restart_exploration", "earlier": 2, **method},
+        rows,
+        training={"max_steps": 25, "batch_size": 64},
+        rollouts={"backend": "model"},
+        rewards=[{"verifier": "regex", "fields": {"pattern": "[a-zA-Z]$"}}],
+    )
+    return begin(said, directory)
 
 
 def earlier(reply: str, label: float, problem: str = "p") -> Labelled:
@@ -63,8 +77,7 @@ def test_the_bonus_is_for_what_was_mended(before: bool, after: bool, worth: floa
 
 
 def test_what_was_given_is_not_trained(tiny: Path, tmp_path: Path) -> None:
-    method = {"type": "restart_exploration", "algorithm": RLOO}
-    run = begin(said(tiny, tmp_path, method, rewards=ENDS_WELL), tmp_path)
+    run = begun(tiny, tmp_path, algorithm=RLOO)
     restarts = cut_at_steps(
         [earlier("Wrong", label, problem_of(row)) for row in run.rows for label in (0, 1)],
         "\n\n",
@@ -86,13 +99,13 @@ def test_what_was_given_is_not_trained(tiny: Path, tmp_path: Path) -> None:
         )
         drawn = rounds.draw(0)
         places = [restart for place in rounds.places(0) if (restart := rounds.restart(place))]
-    begun = "Wrong\n\n<|reflect|>"
+    given = "Wrong\n\n<|reflect|>"
     assert 4 < len(places) < 20
     assert {restart.right for restart in places} == {True, False}
     assert sum(prefix > 0 for prefix in drawn.prefixes) == 8 * len(places)
     for row, (reply, prefix) in enumerate(zip(drawn.replies, drawn.prefixes, strict=True)):
-        assert reply.text.startswith(begun) == (prefix > 0)
-        assert prefix in (0, len(begun))
+        assert reply.text.startswith(given) == (prefix > 0)
+        assert prefix in (0, len(given))
         masked = drawn.batch["input_ids"][row][drawn.batch["reply_mask"][row]]
         assert tuple(masked.tolist()) == reply.token_ids[prefix:]
     bonuses = {each.parts[REFLECTION].value for each in drawn.rewards}
@@ -105,8 +118,8 @@ def test_what_was_given_is_not_trained(tiny: Path, tmp_path: Path) -> None:
 def test_it_learns_from_the_beginning_and_from_the_middle(
     tiny: Path, tmp_path: Path, algorithm: dict[str, Any]
 ) -> None:
-    method = {"type": "restart_exploration", "algorithm": algorithm, "earlier": 2}
-    run = trained(tiny, tmp_path, method, rewards=ENDS_WELL)
+    run = begun(tiny, tmp_path, algorithm=algorithm)
+    run.recipe.method.train(run)
     before, after = gained(run, "rewards/regex")
     assert after > before + 0.2
     assert max(logged(run, f"rewards/{REFLECTION}")) > 0

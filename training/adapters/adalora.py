@@ -22,7 +22,9 @@ class AdaLoRA(Adapter):
     """
 
     type: Literal["adalora"] = "adalora"
-    paper: ClassVar[str] = "Zhang et al., Adaptive Budget Allocation for Parameter-Efficient …"
+    paper: ClassVar[str] = (
+        "Zhang et al., AdaLoRA: Adaptive Budget Allocation for Fine-Tuning, 2303.10512"
+    )
     peft_type: ClassVar[str] = "ADALORA"
 
     r: int = Field(8, ge=1, le=512, description="Rank at the end, on average.")

@@ -19,7 +19,9 @@ class Bottleneck(Adapter):
     """
 
     type: Literal["bottleneck"] = "bottleneck"
-    paper: ClassVar[str] = "Houlsby et al., Parameter-Efficient Transfer Learning for NLP"
+    paper: ClassVar[str] = (
+        "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, 1902.00751"
+    )
     peft_type: ClassVar[str] = "BOTTLENECK"
     mergeable: ClassVar[bool] = False
 

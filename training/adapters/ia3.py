@@ -16,7 +16,9 @@ class IA3(Adapter):
     """
 
     type: Literal["ia3"] = "ia3"
-    paper: ClassVar[str] = "Liu et al., Few-Shot Parameter-Efficient Fine-Tuning Is Better …"
+    paper: ClassVar[str] = (
+        "Liu et al., Few-Shot Parameter-Efficient Fine-Tuning Is Better and Cheaper, 2205.05638"
+    )
     peft_type: ClassVar[str] = "IA3"
 
     targets: tuple[str, ...] = Field(

@@ -18,7 +18,9 @@ class LoRA(Adapter):
     """
 
     type: Literal["lora"] = "lora"
-    paper: ClassVar[str] = "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models"
+    paper: ClassVar[str] = (
+        "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2106.09685"
+    )
     peft_type: ClassVar[str] = "LORA"
 
     r: int = Field(16, ge=1, le=512, description="Rank.")

@@ -23,7 +23,7 @@ class PTuning(SoftPrompt):
     """
 
     type: Literal["p_tuning"] = "p_tuning"
-    paper: ClassVar[str] = "Liu et al., GPT Understands, Too"
+    paper: ClassVar[str] = "Liu et al., GPT Understands, Too, 2103.10385"
     peft_type: ClassVar[str] = "P_TUNING"
 
     tokens: int = Field(20, ge=1, le=1000, description="Length of the soft prompt.")

@@ -18,7 +18,7 @@ class Prefix(SoftPrompt):
     """
 
     type: Literal["prefix"] = "prefix"
-    paper: ClassVar[str] = "Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts"
+    paper: ClassVar[str] = "Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts, 2101.00190"
     peft_type: ClassVar[str] = "PREFIX_TUNING"
 
     tokens: int = Field(20, ge=1, le=1000, description="Length of the prefix.")

@@ -18,7 +18,9 @@ class Prompt(SoftPrompt):
     """
 
     type: Literal["prompt"] = "prompt"
-    paper: ClassVar[str] = "Lester et al., The Power of Scale for Parameter-Efficient Prompt Tuning"
+    paper: ClassVar[str] = (
+        "Lester et al., The Power of Scale for Parameter-Efficient Prompt Tuning, 2104.08691"
+    )
     peft_type: ClassVar[str] = "PROMPT_TUNING"
 
     tokens: int = Field(100, ge=1, le=1000, description="Length of the soft prompt.")

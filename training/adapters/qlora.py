@@ -22,7 +22,9 @@ class QLoRA(LoRA):
     """
 
     type: Literal["qlora"] = "qlora"  # type: ignore[assignment]
-    paper: ClassVar[str] = "Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs"
+    paper: ClassVar[str] = (
+        "Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, 2305.14314"
+    )
 
     r: int = Field(64, ge=1, le=512, description="Rank.")
     alpha: float = Field(16.0, gt=0, description="α: the scale is α / r.")

@@ -45,7 +45,9 @@ class RejectionSampling(Method):
     """
 
     type: Literal["rejection_sampling"] = "rejection_sampling"
-    paper: ClassVar[str] = "Yuan et al., Scaling Relationship on Learning Mathematical Reasoning …"
+    paper: ClassVar[str] = (
+        "Yuan et al., Scaling Relationship on Learning Mathematical Reasoning with LLMs, 2308.01825"
+    )
     family: ClassVar[Family] = "fine-tuning"
     rows: ClassVar[RowClass] = Prompted
     on_policy: ClassVar[bool] = True
