@@ -79,7 +79,7 @@ def _changes(name: str, model: Path, directory: Path) -> Iterator[str]:
     for stage in found.stages:
         place = f"stages.{stage.name}"
         method = type(stage.method).model_fields["type"].default
-        data = {"train": [str(files[stage.method.reads.kind])]}
+        data = {"train": [str(files[stage.method.reads.kind])], "task": None}
         small = {"type": method, "learning_rate": 1e-3, **SMALL[method]}
         yield f"{place}.data={json.dumps(data)}"
         yield f"{place}.method={json.dumps(small)}"
@@ -163,10 +163,15 @@ def test_a_reward_that_names_no_earlier_stage_is_refused(verifier: dict[str, str
         read_recipe(RECIPES / "rlhf.toml", [change])
 
 
+WHOLE = "adapter=null"
+"""The scripted server holds no adapters."""
+
+
 @pytest.mark.slow
 def test_a_stage_that_gained_nothing_ends_expert_iteration(brief: Path, tmp_path: Path) -> None:
-    gate = {"task": sums(tmp_path / "sums.jsonl", 6), "server": {"engine": "scripted"}, "bar": 0.2}
-    chosen = _small("expert_iteration", brief, tmp_path, f"gate={json.dumps(gate)}")
+    task, server = sums(tmp_path / "sums.jsonl", 6), {"engine": "scripted"}
+    gate = {"task": task, "server": server, "bar": 0.2, "problems": 6}
+    chosen = _small("expert_iteration", brief, tmp_path, WHOLE, f"gate={json.dumps(gate)}")
     with pytest.raises(StageError, match=r"gain 0.0 points.*the bar is \+20.0: nothing goes on"):
         _train(chosen, tmp_path, [])
     assert not (tmp_path / "run" / "expert-iteration-2").exists()
@@ -179,9 +184,10 @@ def test_the_closed_loop_promotes_what_passes(brief: Path, tmp_path: Path) -> No
         "server": {"engine": "scripted"},
         "parent": str(brief),
     }
-    more = [f"stages.closed-loop.gate={json.dumps(gate)}", "stages.closed-loop.promote=true"]
+    last = "stages.closed-loop"
+    more = [WHOLE, f"{last}.gate={json.dumps(gate)}", f"{last}.promote=true"]
     lines: list[str] = []
     made = _train(_small("closed_loop", brief, tmp_path, *more), tmp_path, lines)
     assert made.promoted
-    assert made.manifest.kind == "lora"
+    assert made.manifest.config["gate"]["parent"] == str(brief)
     assert f"{made.spec} is promoted" in lines
