@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from training.labels import Beginning, Verdicts
 from training.rewards import Rewards, prompt_of
-from training.rollouts import Rollouts
+from training.rollouts.base import Rollouts
 from verifiers.types import Candidate, Prompt, Reply, Sampling
 
 RIGHT = 0.5

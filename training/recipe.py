@@ -24,9 +24,9 @@ from pydantic import (
 
 from training.adapters.base import Adapter, adapter_classes
 from training.base import Method, method_classes
-from training.gate import GateSettings
+from training.evaluation.gate import GateSettings
 from training.rewards import RewardSettings
-from training.rollouts import RolloutSettings
+from training.rollouts.base import RolloutSettings
 
 NAME = "^[a-z0-9][a-z0-9._-]*$"
 STAGE = "stage:"

@@ -16,7 +16,7 @@ from strategies.events import EventLog
 from strategies.powers import SessionPowers
 from strategies.request import Request, Service
 from strategies.session import Session
-from training.rollouts import Rollouts
+from training.rollouts.base import Rollouts
 from training.rows import Prompted
 from verifiers.base import Verifier, verifier_classes
 from verifiers.concurrency import together

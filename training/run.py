@@ -42,7 +42,7 @@ from training.encoding import Encoder, EncodingError
 from training.models import Base
 from training.recipe import Recipe, differences
 from training.rewards import Rewards
-from training.rollouts import Rollouts, open_rollouts
+from training.rollouts.base import Rollouts, open_rollouts
 from training.rows import Message, Prompted, Row
 from verifiers.calibration import Calibration
 from verifiers.manifest import Kind, Manifest, tokenizer_digest

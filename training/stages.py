@@ -14,7 +14,7 @@ from pathlib import Path
 from server.checkpoints.evaluation import points
 from server.checkpoints.store import Checkpoint, CheckpointStore
 from server.models import Progress
-from training.gate import GateSettings
+from training.evaluation.gate import GateSettings
 from training.recipe import STAGE, Pipeline, Recipe
 
 EVALUATION = "evaluation"
@@ -105,7 +105,7 @@ def _pass_gate(
     if _is_first():
         import torch
 
-        from training.evaluate import EvaluationFailed, evaluate
+        from training.evaluation.evaluate import EvaluationFailed, evaluate
         from training.report import write_report
 
         gc.collect()

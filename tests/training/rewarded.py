@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tests.training.tiny import begin, logged, recipe, write_rows
 from training.encoding import padded
+from training.on_policy.rounds import Round
 from training.recipe import Recipe
 from training.rewards import RewardSample
-from training.rounds import Round
 from training.rows import Prompted
 from training.run import Run
 from verifiers.types import Candidate, Score, TokenLogprob

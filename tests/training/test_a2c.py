@@ -36,7 +36,7 @@ def test_the_loss_by_hand() -> None:
 
     class Uniform(torch.nn.Module):
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
-            from training.value_head import Valued
+            from training.on_policy.value_head import Valued
 
             shape = input_ids.shape
             return Valued(torch.zeros(*shape, 3), torch.full(shape, 0.5))

@@ -57,7 +57,7 @@ def test_the_loss_by_hand() -> None:
 
 def test_the_first_loss_is_ours(tiny: Path, tmp_path: Path) -> None:
     from training.methods.bradley_terry import BradleyTerry
-    from training.reward_head import load_reward_model, read_conversation
+    from training.reward_models.reward_head import load_reward_model, read_conversation
 
     # Of a model whose head says something: a new one says 0 of everything.
     scored = _with_head(tiny, tmp_path / "model")

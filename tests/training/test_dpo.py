@@ -22,7 +22,7 @@ from tests.training.preferences import (
 from tests.training.tiny import begin, logged, recipe, write_rows
 from training.losses.preference import dpo_loss
 from training.methods.dpo import probable
-from training.pairs import encode_pair
+from training.preference.pairs import encode_pair
 
 
 def test_the_closed_form() -> None:

@@ -22,8 +22,8 @@ from tests.training.measured import (
     sums,
 )
 from tests.training.tiny import write_rows
-from training.evaluate import EvaluationFailed, evaluate
-from training.gate import GateSettings, gate_of
+from training.evaluation.evaluate import EvaluationFailed, evaluate
+from training.evaluation.gate import GateSettings, gate_of
 from verifiers.errors import EngineError
 from verifiers.manifest import Manifest, tokenizer_digest
 from verifiers.types import Prompt

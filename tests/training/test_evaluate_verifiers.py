@@ -18,11 +18,11 @@ from tests.training.measured import (
     publish,
     publish_adapter,
 )
-from training.evaluate import evaluate
-from training.evaluation_order import Order
-from training.evaluation_server import served
-from training.gate import GateSettings
-from training.served_verifier import server_settings
+from training.evaluation.evaluate import evaluate
+from training.evaluation.gate import GateSettings
+from training.evaluation.order import Order
+from training.evaluation.served_verifier import server_settings
+from training.evaluation.server import served
 from verifiers.errors import EngineError
 from verifiers.types import Prompt
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from training.evaluation_server import served
+from training.evaluation.server import served
 from verifiers.errors import EngineError
 
 
@@ -29,7 +29,7 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
 def test_a_server_ends_with_who_started_it_even_killed(tmp_path: Path) -> None:
     script = (
         "import pathlib, sys, time\n"
-        "from training.evaluation_server import served\n"
+        "from training.evaluation.server import served\n"
         "with served({'engine': 'scripted'}, pathlib.Path(sys.argv[1])) as url:\n"
         "    print(url, flush=True)\n"
         "    time.sleep(60)\n"

@@ -13,8 +13,8 @@ from server.checkpoints.store import CheckpointError, CheckpointStore
 from server.models import SilentProgress
 from tests.training.measured import Servers, boxed, first_of, publish, sums
 from tests.training.tiny import recipe, write_rows
-from training.evaluate import evaluate
-from training.gate import GateSettings
+from training.evaluation.evaluate import evaluate
+from training.evaluation.gate import GateSettings
 from training.recipe import Pipeline, Recipe, RecipeError, read_recipe
 from training.stages import StageError, train_all
 from verifiers.types import Prompt

@@ -16,14 +16,14 @@ from datasets import Dataset
 from tests.training.rewarded import drawn, gained, reward, said, tokens, trained
 from tests.training.tiny import begin, logged
 from training.encoding import Encoded, token_logprobs
-from training.grpo_trainer import GRPOTrainer, trl_arguments
 from training.losses.advantages import group_relative, step_relative
 from training.losses.policy_gradient import clipped_surrogate
 from training.methods.grpo import GRPO
+from training.on_policy.grpo_trainer import GRPOTrainer, trl_arguments
+from training.on_policy.step_credit import ends_in_tokens, step_advantages
 from training.rewards import RewardSample
 from training.rows import Prompted
 from training.run import Run, RunError
-from training.step_credit import ends_in_tokens, step_advantages
 from verifiers.steps import step_ends
 from verifiers.types import Candidate
 

@@ -9,8 +9,8 @@ import torch
 
 from tests.training.preferences import labels, log_ratios, one_step, trained
 from tests.training.tiny import begin, logged, recipe
-from training.encoded_trainers import mismatched
 from training.encoding import Encoded
+from training.preference.encoded_trainers import mismatched
 from training.run import RunError
 
 

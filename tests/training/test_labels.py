@@ -8,7 +8,6 @@ import pytest
 
 from server.engines.scripted import ScriptedEngine
 from training.completions import RolloutCompleter
-from training.engine_rollouts import EngineRollouts, Refresh
 from training.labels import (
     Beginning,
     Method,
@@ -19,7 +18,8 @@ from training.labels import (
     omega_prm,
 )
 from training.rewards import Rewards, RewardSettings
-from training.rollouts import RolloutSettings, policy_sampling
+from training.rollouts.base import RolloutSettings, policy_sampling
+from training.rollouts.engine import EngineRollouts, Refresh
 from training.rows import Prompted, Stepped
 from verifiers.types import Prompt, Sampling
 

@@ -17,10 +17,10 @@ from training.methods.grpo import GRPO
 from training.methods.rloo import LeaveOneOut
 from training.methods.scst import SelfCritical
 from training.models import load_tokenizer
-from training.on_policy import without_dropout
-from training.policy_gradient import PolicyGradient
+from training.on_policy.method import PolicyGradient
+from training.on_policy.rounds import Rounds, taken
+from training.on_policy.trainer import without_dropout
 from training.rewards import RewardSample
-from training.rounds import Rounds, taken
 from training.rows import Prompted
 from training.run import RunError
 from verifiers.errors import BadRequest

@@ -16,7 +16,7 @@ from tests.training.preferences import LORA, labels, trained
 from tests.training.tiny import begin, logged, recipe, save_tiny, write_rows
 from training.losses.offline_reasoning import Decisions, divergence, oreo_losses
 from training.methods.oreo import OREO, action_batch, encode_actions
-from training.policy_and_value import load_value
+from training.preference.policy_and_value import load_value
 from training.run import Run
 from verifiers.aggregation import aggregate
 from verifiers.token_values import Beginnings, TokenValues

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.training.tiny import begin, logged, recipe, write_rows
-from training.discrimination import Graded, calibrated, discrimination
 from training.losses.reward import outcome
 from training.methods.outcome_reward import OutcomeReward
+from training.reward_models.discrimination import Graded, calibrated, discrimination
 from training.rows import Labelled
 from training.run import Run
 from verifiers.manifest import read_manifest

@@ -83,7 +83,7 @@ def test_the_ratio_is_to_the_old_policy_not_to_the_reference() -> None:
 
     class Model(torch.nn.Module):
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
-            from training.value_head import Valued
+            from training.on_policy.value_head import Valued
 
             return Valued(torch.zeros(*input_ids.shape, 2), torch.zeros(input_ids.shape))
 

@@ -13,10 +13,10 @@ from tests.training.tiny import begin, logged, recipe, write_rows
 from training.data import DataError
 from training.losses.reward import labelled_token
 from training.methods.process_reward import ProcessReward
+from training.reward_models.step_marks import encode_steps, mark_logprobs, marked_batch
+from training.reward_models.verdicts import Labels
 from training.rows import Stepped
 from training.run import Run
-from training.step_marks import encode_steps, mark_logprobs, marked_batch
-from training.verdicts import Labels
 from verifiers.manifest import read_manifest
 from verifiers.process_reward import ProcessReward as Verifier
 

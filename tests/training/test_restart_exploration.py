@@ -13,7 +13,7 @@ from tests.training.rewarded import gained
 from tests.training.tiny import begin, logged, recipe, write_rows
 from training.data import problem_of, read_rows
 from training.methods.restart_exploration import RestartExploration
-from training.restarts import REFLECTION, RestartRounds, cut_at_steps, reflection_bonus
+from training.on_policy.restarts import REFLECTION, RestartRounds, cut_at_steps, reflection_bonus
 from training.rows import Labelled
 from training.run import Run
 

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from tests.verifiers.label_engine import LabelEngine
 from tests.verifiers.opinions import OpinionatedEngine
-from training.engine_rollouts import EngineRollouts
-from training.grpo_rollouts import reward_function
 from training.rewards import Rewards, RewardSettings, open_rewards
-from training.rollouts import RolloutSettings
+from training.rollouts.base import RolloutSettings
+from training.rollouts.engine import EngineRollouts
+from training.rollouts.grpo import reward_function
 from training.rows import Prompted
 from verifiers.errors import BadRequest
 from verifiers.types import Candidate, Engine, Prompt

@@ -20,15 +20,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.engines.conftest import stub  # noqa: F401
 from tests.stub_upstream import Stub
 from training.bottleneck import add_bottlenecks
-from training.loop_thread import LoopThread
-from training.merged_weights import merged_weights, written_weights
-from training.rollouts import (
+from training.rollouts.base import (
     RolloutError,
     Rollouts,
     RolloutSettings,
     open_rollouts,
     policy_sampling,
 )
+from training.rollouts.loop_thread import LoopThread
+from training.rollouts.merged_weights import merged_weights, written_weights
 from verifiers.errors import BadRequest
 from verifiers.types import Candidate, Prompt, Reply, Sampling
 

@@ -13,8 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from server.models import SilentProgress, resolve
-from training.rollouts import RolloutError, Rollouts, RolloutSettings, open_rollouts
-from training.rollouts import policy_sampling as plain
+from training.rollouts.base import RolloutError, Rollouts, RolloutSettings, open_rollouts
+from training.rollouts.base import policy_sampling as plain
 from verifiers.types import Candidate, Prompt
 
 pytestmark = [

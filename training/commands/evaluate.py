@@ -57,10 +57,10 @@ def evaluate(
     chooses among the replies of a pool.
     """
     from training.data import DataError
-    from training.evaluate import EVALUATION, EvaluationFailed
-    from training.evaluate import evaluate as measure
-    from training.evaluation_table import evaluation_table
-    from training.gate import gate_of
+    from training.evaluation.evaluate import EVALUATION, EvaluationFailed
+    from training.evaluation.evaluate import evaluate as measure
+    from training.evaluation.gate import gate_of
+    from training.evaluation.table import evaluation_table
 
     named = {
         "task": task,

@@ -40,7 +40,7 @@ def train(
     from training.adapters.base import AdapterError
     from training.data import DataError
     from training.recipe import RecipeError, read_recipe
-    from training.rollouts import RolloutError
+    from training.rollouts.base import RolloutError
     from training.stages import StageError, train_all
 
     console = Console(stderr=True)

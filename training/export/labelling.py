@@ -19,7 +19,7 @@ from verifiers.steps import step_ends
 from verifiers.types import Continuation
 
 if TYPE_CHECKING:
-    from training.rollouts import Rollouts
+    from training.rollouts.base import Rollouts
 
 Completing: TypeAlias = Callable[[Sequence[Prompted]], AbstractContextManager[Completer]]
 """Gets a completer of replies to these rows ready, and ends it after."""
@@ -100,7 +100,7 @@ def completing_with(
     # Imported late: a model brings its engine.
     from training.completions import RolloutCompleter
     from training.rewards import Rewards, RewardSettings
-    from training.rollouts import policy_sampling
+    from training.rollouts.base import policy_sampling
 
     sampling = policy_sampling(
         completions.max_tokens, completions.temperature, seed=completions.seed, logprobs=None
@@ -114,15 +114,15 @@ def completing_with(
 
 
 def _rollouts(completions: Completions, progress: DownloadProgress) -> Rollouts:
-    from training.rollouts import RolloutSettings
+    from training.rollouts.base import RolloutSettings
 
     if completions.url is not None:
-        from training.http_rollouts import open_http
+        from training.rollouts.http import open_http
 
         return open_http(
             RolloutSettings(backend="http", url=completions.url, model=completions.model)
         )
-    from training.engine_rollouts import open_vllm
+    from training.rollouts.engine import open_vllm
 
     return open_vllm(RolloutSettings(), resolve(completions.model, progress).path)
 

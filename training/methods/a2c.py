@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from training.policy_gradient import PolicyGradient
+from training.on_policy.method import PolicyGradient
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.rounds import Round
+    from training.on_policy.rounds import Round
 
 
 class ActorCritic(PolicyGradient):
@@ -57,7 +57,7 @@ class ActorCritic(PolicyGradient):
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """Return the actor's and the critic's loss, means over tokens."""
         from training.losses.policy_gradient import reinforce
-        from training.value_head import reply_values
+        from training.on_policy.value_head import reply_values
 
         mask, tokens = batch["reply_mask"][:, 1:], batch["mean_tokens"].clamp(min=1)
         now = reply_values(model, batch, self.temperature)

@@ -10,13 +10,13 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from training.base import Family, Method, RowClass, method_classes
 from training.data import split_by_problem
-from training.reply_verifier import ReplyVerifier
+from training.reward_models.reply_verifier import ReplyVerifier
 from training.rows import Labelled, Prompted
 from verifiers.manifest import Kind
 
 if TYPE_CHECKING:
-    from training.reply_scoring import Measured
-    from training.rollouts import Rollouts
+    from training.reward_models.reply_scoring import Measured
+    from training.rollouts.base import Rollouts
     from training.run import Run
 
 
@@ -76,7 +76,7 @@ class Adaptive(Method):
         from accelerate import PartialState
 
         from training.callbacks import last_whole_state
-        from training.samples import Drawing, Sampler
+        from training.rollouts.samples import Drawing, Sampler
 
         def open_rollouts(stack: ExitStack) -> Rollouts:
             return policy_rollouts(run, stack)
@@ -122,7 +122,7 @@ class Adaptive(Method):
         fresh, unseen = split_by_problem(drawn[number], self.held_out, seed)
         numbers = {"right": sum(row.label for row in drawn[number]) / len(drawn[number])}
         if measure_before:
-            from training.reply_scoring import graded
+            from training.reward_models.reply_scoring import graded
 
             before = graded(unseen, self.method.scores(run, model, unseen)).metrics
             numbers |= {f"{k.removeprefix('held_out_')}_before": v for k, v in before.items()}
@@ -141,7 +141,7 @@ class Adaptive(Method):
 
 def policy_rollouts(run: Run, stack: ExitStack) -> Rollouts:
     """Open what draws the replies of the policy that is judged."""
-    from training.rollouts import open_rollouts
+    from training.rollouts.base import open_rollouts
 
     settings = run.recipe.rollouts
     assert settings is not None, "the recipe was validated"

@@ -39,7 +39,7 @@ class BradleyTerry(Method):
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
-        from training.reward_head import (
+        from training.reward_models.reward_head import (
             load_reward_model,
             publish_reward_model,
             read_conversation,

@@ -15,9 +15,9 @@ from training.data import write_rows
 from training.rows import Conversation, Labelled, Message, Prompted
 
 if TYPE_CHECKING:
-    from training.rollouts import Rollouts
+    from training.rollouts.base import Rollouts
+    from training.rollouts.samples import Sampler
     from training.run import Run
-    from training.samples import Sampler
 
 KEPT = "kept.jsonl"
 PRINCIPLE = "principle"
@@ -87,8 +87,8 @@ class Constitutional(Method):
         from accelerate import PartialState
 
         from training.imitation import imitate
+        from training.rollouts.samples import Drawing, Sampler
         from training.run import RunError
-        from training.samples import Drawing, Sampler
 
         if run.recipe.rewards:
             raise RunError("constitutional judges by its principles: leave `[[rewards]]` out")

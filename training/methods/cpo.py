@@ -12,7 +12,7 @@ from training.rows import Pair
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.pairs import Likelihoods
+    from training.preference.pairs import Likelihoods
     from training.run import Run
 
 
@@ -36,7 +36,7 @@ class CPO(Method):
     def train(self, run: Run) -> None:
         """Train by our loss."""
         from training.losses.preference import cpo_loss
-        from training.pairs import train_on_pairs
+        from training.preference.pairs import train_on_pairs
 
         def loss(chosen: Likelihoods, rejected: Likelihoods) -> Tensor:
             preferred = cpo_loss(chosen.total, rejected.total, self.beta)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from training.encoding import Encoded, Encoder
-    from training.rollouts import Rollouts
+    from training.rollouts.base import Rollouts
     from training.run import Run
 
 
@@ -82,8 +82,8 @@ class Distillation(Method):
         from accelerate import PartialState
 
         from training.imitation import imitate
+        from training.rollouts.samples import Drawing, Sampler
         from training.run import RunError
-        from training.samples import Drawing, Sampler
 
         drawing = Drawing(self.samples, self.max_tokens, self.temperature, self.threshold)
         with (
@@ -101,7 +101,7 @@ class Distillation(Method):
     def _agree(self, run: Run) -> None:
         from transformers import TrainingArguments
 
-        from training.student_trainer import StudentTrainer
+        from training.on_policy.student_trainer import StudentTrainer
 
         teacher, policy = run.teacher(), run.policy()
         run.check_tokenizer(run.teacher_base)
@@ -127,7 +127,7 @@ class Distillation(Method):
         batches: Sequence[Sequence[int]],
     ) -> list[dict[str, Tensor]]:
         """Draw the student's replies of a step, take the others from the rows, and encode all."""
-        from training.rollouts import policy_sampling
+        from training.rollouts.base import policy_sampling
         from verifiers.types import Prompt, sample_seed
 
         seed = run.recipe.training.seed
@@ -224,7 +224,7 @@ def _encoded(
 
 
 def _teacher_rollouts(run: Run, stack: ExitStack) -> Rollouts:
-    from training.rollouts import open_rollouts
+    from training.rollouts.base import open_rollouts
 
     settings = run.recipe.rollouts
     assert settings is not None, "the recipe was validated"

@@ -11,7 +11,7 @@ from training.base import Family, Method, RowClass
 from training.rows import Pair
 
 if TYPE_CHECKING:
-    from training.pairs import EncodedPair
+    from training.preference.pairs import EncodedPair
     from training.run import Run
 
 
@@ -39,8 +39,8 @@ class DPO(Method):
 
     def train(self, run: Run) -> None:
         """Train by TRL."""
-        from training.encoded_trainers import train_dpo
-        from training.pairs import encode_pair, perplexities
+        from training.preference.encoded_trainers import train_dpo
+        from training.preference.pairs import encode_pair, perplexities
 
         pairs = [encode_pair(run.encoder, row) for row in run.rows]
         if self.perplexity_percentile is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from training.reply_verifier import Judge, Judged, ReplyVerifier
+from training.reward_models.reply_verifier import Judge, Judged, ReplyVerifier
 from verifiers.generative import Generative
 from verifiers.manifest import Kind
 
@@ -50,14 +50,14 @@ class GenerativeVerifier(ReplyVerifier):
 
     def encode(self, run: Run) -> Callable[[Labelled], Encoded]:
         """Write what the verifier asks, up to where its verdict begins."""
-        from training.verdicts import asked_after
+        from training.reward_models.verdicts import asked_after
 
         return lambda row: asked_after(self.verifier, row, run.encoder)
 
     def judge(self, run: Run, model: Any) -> Judge:  # noqa: ARG002
         """Read the verdict's labels in the next token."""
         from training.losses.reward import labelled_token
-        from training.verdicts import Labels, next_logprobs
+        from training.reward_models.verdicts import Labels, next_logprobs
 
         labels = Labels(run.encoder, self.verifier.yes, self.verifier.no)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from training.policy_gradient import PolicyGradient
+from training.on_policy.method import PolicyGradient
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from training.losses.policy_gradient import Reduction
-    from training.rounds import Round
+    from training.on_policy.rounds import Round
     from training.run import Run
 
 REDUCTIONS: dict[str, Reduction] = {"grpo": "reply", "dapo": "token", "dr_grpo": "constant"}
@@ -87,7 +87,7 @@ class GRPO(PolicyGradient):
     def train(self, run: Run) -> None:
         """Train by TRL, or by our own loop where TRL cannot."""
         if self.supervision == "outcome" and not self.redraws:
-            from training.grpo_trainer import train_by_trl
+            from training.on_policy.grpo_trainer import train_by_trl
 
             train_by_trl(run, self)
         else:
@@ -99,7 +99,7 @@ class GRPO(PolicyGradient):
 
         mask = drawn.mask
         if self.supervision == "process":
-            from training.step_credit import step_advantages
+            from training.on_policy.step_credit import step_advantages
 
             advantages = step_advantages(drawn, self.step_mark)
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from training.reply_verifier import Judge, Judged, ReplyVerifier
+from training.reward_models.reply_verifier import Judge, Judged, ReplyVerifier
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ class ImplicitProcessReward(ReplyVerifier):
         from accelerate import PartialState
 
         from training.losses.reward import outcome
-        from training.verdicts import reply_logprob
+        from training.reward_models.verdicts import reply_logprob
 
         reference = run.reference().to(PartialState().device)
 

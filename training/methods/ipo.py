@@ -35,8 +35,8 @@ class IPO(Method):
 
     def train(self, run: Run) -> None:
         """Train by TRL."""
-        from training.encoded_trainers import train_dpo
-        from training.pairs import encode_pair
+        from training.preference.encoded_trainers import train_dpo
+        from training.preference.pairs import encode_pair
 
         pairs = [encode_pair(run.encoder, row) for row in run.rows]
         train_dpo(run, pairs, loss="ipo", beta=self.beta)

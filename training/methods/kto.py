@@ -38,7 +38,7 @@ class KTO(Method):
 
     def train(self, run: Run) -> None:
         """Train by TRL. Raises RunError for batches of one row."""
-        from training.encoded_trainers import train_kto
+        from training.preference.encoded_trainers import train_kto
         from training.run import RunError
 
         if run.recipe.training.batch_size < 2:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from training.base import RowClass
-from training.policy_gradient import PolicyGradient
+from training.on_policy.method import PolicyGradient
 from training.rows import Conversation, Prompted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from training.encoding import Encoder
-    from training.rounds import Round
+    from training.on_policy.rounds import Round
 
 
 class Mixer(PolicyGradient):

@@ -43,7 +43,7 @@ class MultiSample(Method):
         from transformers import TrainingArguments
 
         from training.losses.preference import dpo_loss, ipo_loss
-        from training.pairs import likelihoods, preferences
+        from training.preference.pairs import likelihoods, preferences
         from training.trainer import LossTrainer
 
         by_length = self.loss == "mipo"

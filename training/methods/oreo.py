@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from training.encoding import Encoded, Encoder
-    from training.policy_and_value import PolicyAndValue
+    from training.preference.policy_and_value import PolicyAndValue
     from training.run import Run
 
 
@@ -52,8 +52,12 @@ class OREO(Method):
         """Train both networks; publish the value, then the policy."""
         from transformers import TrainingArguments
 
-        from training.on_policy import without_dropout
-        from training.policy_and_value import PolicyAndValue, PolicyAndValueTrainer, load_value
+        from training.on_policy.trainer import without_dropout
+        from training.preference.policy_and_value import (
+            PolicyAndValue,
+            PolicyAndValueTrainer,
+            load_value,
+        )
 
         reference: Any
         separator = self.separator if self.level == "step" else None

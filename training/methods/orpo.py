@@ -34,7 +34,7 @@ class ORPO(Method):
     def train(self, run: Run) -> None:
         """Train by our loss."""
         from training.losses.preference import orpo_loss
-        from training.pairs import train_on_pairs
+        from training.preference.pairs import train_on_pairs
 
         train_on_pairs(
             run,

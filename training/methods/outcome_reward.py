@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from training.reply_verifier import Judge, Judged, ReplyVerifier
+from training.reward_models.reply_verifier import Judge, Judged, ReplyVerifier
 from verifiers.manifest import Kind
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ class OutcomeReward(ReplyVerifier):
 
     def load(self, run: Run) -> Any:
         """Load the body with a head of one logit."""
-        from training.reward_head import load_reward_model
+        from training.reward_models.reward_head import load_reward_model
 
         return load_reward_model(run)
 
     def encode(self, run: Run) -> Callable[[Labelled], Encoded]:
         """Write the conversation with the reply as its last turn."""
-        from training.reward_head import read_conversation
+        from training.reward_models.reward_head import read_conversation
 
         read = read_conversation(run.base.path, run.encoder)
         return lambda row: read(row.prompt, row.reply)
@@ -55,7 +55,7 @@ class OutcomeReward(ReplyVerifier):
     def judge(self, run: Run, model: Any) -> Judge:  # noqa: ARG002
         """Read the head at the last token."""
         from training.losses.reward import outcome
-        from training.reward_head import TokenRewards, at_last
+        from training.reward_models.reward_head import TokenRewards, at_last
 
         rewards = TokenRewards(model)
 
@@ -72,6 +72,6 @@ class OutcomeReward(ReplyVerifier):
 
     def publish(self, run: Run, model: Any, **told: Any) -> Checkpoint | None:
         """Write one model, merged."""
-        from training.reward_head import publish_reward_model
+        from training.reward_models.reward_head import publish_reward_model
 
         return publish_reward_model(run, model, **told)

@@ -41,7 +41,7 @@ class PlackettLuce(Method):
         from transformers import TrainingArguments
 
         from training.encoding import Encoded
-        from training.reward_head import (
+        from training.reward_models.reward_head import (
             TokenRewards,
             at_last,
             load_reward_model,

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import TrainingArguments
 
+    from training.reward_models.step_marks import Marked
+    from training.reward_models.verdicts import Labels
     from training.run import Run
-    from training.step_marks import Marked
-    from training.verdicts import Labels
 
 
 class ProcessReward(Method):
@@ -50,9 +50,9 @@ class ProcessReward(Method):
         from transformers import TrainingArguments
 
         from training.losses.reward import labelled_token
-        from training.step_marks import mark_logprobs, marked_batch
+        from training.reward_models.step_marks import mark_logprobs, marked_batch
+        from training.reward_models.verdicts import Labels
         from training.trainer import LossTrainer
-        from training.verdicts import Labels
 
         labels = Labels(run.encoder, self.verifier.good, self.verifier.bad)
 
@@ -79,7 +79,7 @@ class ProcessReward(Method):
         run.publish(model, step_mark=self.verifier.mark, metrics=metrics)
 
     def _encoded(self, run: Run, rows: Sequence[Stepped]) -> list[Marked]:
-        from training.step_marks import encode_steps
+        from training.reward_models.step_marks import encode_steps
 
         encoded = [each for row in rows for each in encode_steps(self.verifier, row, run.encoder)]
         if not self.hard:
@@ -95,8 +95,8 @@ class ProcessReward(Method):
         """Measure how well the held-out steps are told apart."""
         import torch
 
-        from training.discrimination import Graded, discrimination, probability
-        from training.step_marks import mark_logprobs, marked_batch
+        from training.reward_models.discrimination import Graded, discrimination, probability
+        from training.reward_models.step_marks import mark_logprobs, marked_batch
 
         graded: list[Graded] = []
         model.eval()

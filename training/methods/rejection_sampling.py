@@ -18,9 +18,9 @@ from training.data import deduplicate, problem_of, read_rows, squeeze, write_row
 from training.rows import Conversation, Labelled, Message, Prompted
 
 if TYPE_CHECKING:
-    from training.rollouts import Rollouts
+    from training.rollouts.base import Rollouts
+    from training.rollouts.samples import Sampler
     from training.run import Run
-    from training.samples import Sampler
 
 Distinct: TypeAlias = Literal["equations", "text", "all"]
 KEPT = "kept.jsonl"
@@ -74,7 +74,7 @@ class RejectionSampling(Method):
         from accelerate import PartialState
 
         from training.imitation import imitate
-        from training.samples import Drawing, Sampler
+        from training.rollouts.samples import Drawing, Sampler
 
         model: Any = None
 

@@ -11,12 +11,12 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from strategies.chain_of_action_thought import Action
 from training.base import Family, Method, RowClass, method_classes
-from training.policy_gradient import PolicyGradient
+from training.on_policy.method import PolicyGradient
 from training.rows import Labelled, Prompted
 from verifiers.steps import BLANK_LINE
 
 if TYPE_CHECKING:
-    from training.rollouts import Rollouts
+    from training.rollouts.base import Rollouts
     from training.run import Run
 
 ALGORITHMS = ("ppo", "grpo", "rloo", "reinforce", "a2c")
@@ -80,8 +80,8 @@ class RestartExploration(Method):
 
     def train(self, run: Run) -> None:
         """Draw the earlier replies, unless they are there, and train on rounds with restarts."""
-        from training.on_policy import train_on_policy
-        from training.restarts import RestartRounds, cut_at_steps
+        from training.on_policy.restarts import RestartRounds, cut_at_steps
+        from training.on_policy.trainer import train_on_policy
 
         policy = run.policy()
         drawn = [row for row in self._earlier(run, policy) if self._fits(run, row)]
@@ -103,7 +103,7 @@ class RestartExploration(Method):
     def _earlier(self, run: Run, policy: Any) -> Sequence[Labelled]:
         from accelerate import PartialState
 
-        from training.samples import Drawing, Sampler
+        from training.rollouts.samples import Drawing, Sampler
 
         def open_rollouts(stack: ExitStack) -> Rollouts:
             return stack.enter_context(run.rollouts(policy))

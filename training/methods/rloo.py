@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from training.policy_gradient import PolicyGradient
+from training.on_policy.method import PolicyGradient
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.rounds import Round
+    from training.on_policy.rounds import Round
 
 
 class LeaveOneOut(PolicyGradient):

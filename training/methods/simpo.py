@@ -35,7 +35,7 @@ class SimPO(Method):
     def train(self, run: Run) -> None:
         """Train by our loss."""
         from training.losses.preference import simpo_loss
-        from training.pairs import train_on_pairs
+        from training.preference.pairs import train_on_pairs
 
         train_on_pairs(
             run,

@@ -14,7 +14,7 @@ from verifiers.steps import BLANK_LINE, step_ends
 
 if TYPE_CHECKING:
     from training.encoding import Encoder
-    from training.pairs import EncodedPair
+    from training.preference.pairs import EncodedPair
     from training.run import Run
 
 
@@ -41,7 +41,7 @@ class StepDPO(Method):
 
     def train(self, run: Run) -> None:
         """Train by TRL."""
-        from training.encoded_trainers import train_dpo
+        from training.preference.encoded_trainers import train_dpo
 
         pairs = [encode_steps(run.encoder, row, self.separator) for row in run.rows]
         train_dpo(run, pairs, loss="sigmoid", beta=self.beta)
@@ -57,7 +57,7 @@ class Step(NamedTuple):
 
 def encode_steps(encoder: Encoder, row: Pair, separator: str) -> EncodedPair:
     """Encode the first different steps of two replies. Raises DataError where there are none."""
-    from training.pairs import EncodedPair
+    from training.preference.pairs import EncodedPair
 
     prefix, chosen, rejected = first_difference(row, separator)
     if chosen == rejected:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from training.policy_gradient import PolicyGradient
+from training.on_policy.method import PolicyGradient
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.rounds import Round
+    from training.on_policy.rounds import Round
     from training.run import Run
 
 
@@ -54,9 +54,9 @@ class TRPO(PolicyGradient):
 
     def train(self, run: Run) -> None:
         """Train by the trust region. Raises RunError where a step would see part of a round."""
-        from training.on_policy import train_on_policy
+        from training.on_policy.trainer import train_on_policy
+        from training.on_policy.trust_region_trainer import TrustRegionTrainer
         from training.run import RunError
-        from training.trust_region_trainer import TrustRegionTrainer
 
         arguments = run.recipe.training
         if arguments.accumulate > 1:
