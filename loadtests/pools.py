@@ -12,7 +12,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,30 @@ def open_pool(path: Path) -> Pool:
         FileNotFoundError: there is no manifest: not a pool.
     """
     return Pool(path, read_manifest(path), tuple(read_rows(path)))
+
+
+def joined(pools: Sequence[Pool]) -> Pool:
+    """Put pools together: every problem once, by the first that has it, with samples that all have.
+
+    Raises:
+        ValueError: they are of different tasks or models.
+    """
+    first = pools[0].manifest
+    for pool in pools[1:]:
+        for name in ("task", "model"):
+            if getattr(pool.manifest, name) != getattr(first, name):
+                raise ValueError(f"{pools[0].name} and {pool.name} differ in {name}")
+    owners: dict[str, tuple[Problem, Pool]] = {}
+    for pool in pools:
+        for problem in pool.manifest.problems:
+            owners.setdefault(problem.id, (problem, pool))
+    manifest = replace(
+        first,
+        samples=min(pool.manifest.samples for pool in pools),
+        problems=tuple(problem for problem, _ in owners.values()),
+    )
+    rows = tuple(row for pool in pools for row in pool.rows if owners[row.problem][1] is pool)
+    return Pool(Path(" + ".join(pool.name for pool in pools)), manifest, rows)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -118,7 +118,7 @@ def departures(evaluation: Evaluation, manifest: Manifest) -> list[str]:
     told = evaluation.model_dump(mode="json")
     if "pool" in gate:
         told = {**told, "pool": told["sampling"].get("pool")}
-        gate = {**gate, "pool": Path(gate["pool"]).name}
+        gate = {**gate, "pool": " + ".join(Path(name).name for name in gate["pool"])}
     names = _OF_POLICIES if "task" in gate else _OF_VERIFIERS
     return [name for name in names if name in gate and gate[name] != told[name]]
 

@@ -25,7 +25,17 @@ from typer.testing import CliRunner
 from loadtests.bench import app
 from loadtests.endpoint import Endpoint, token_lengths
 from loadtests.grading import Grader
-from loadtests.pools import Manifest, Sample, append, open_pool, read_rows, write_manifest
+from loadtests.pools import (
+    POOLS,
+    Manifest,
+    Pool,
+    Sample,
+    append,
+    joined,
+    open_pool,
+    read_rows,
+    write_manifest,
+)
 from loadtests.record import SAMPLING, Outcome, Recorder, choose, found
 from loadtests.tasks.base import Problem, conversation
 from loadtests.tasks.discovery import task_named
@@ -294,6 +304,24 @@ def test_a_pool_is_not_mixed(tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"another `{name}`: .* there, .* now"):
         found(tmp_path, replace(a_manifest(), **{name: value}))
     found(tmp_path, replace(a_manifest(), note="a note may differ"))
+
+
+def test_joined_pools_have_every_problem_once() -> None:
+    names = ("gsm8k-qwen2.5-coder-0.5b", "gsm8k-unseen-qwen2.5-coder-0.5b")
+    old, new = (open_pool(POOLS / name) for name in names)
+    both = joined([old, new])
+    assert both.name == " + ".join(names)
+    assert both.manifest.samples == 8
+    ids = [each.problem.id for each in both.recorded]
+    assert len(ids) == len(set(ids)) == len({*_ids(old), *_ids(new)}) > 100
+    first = {each.problem.id: each for each in both.recorded}[_ids(old)[0]]
+    assert first.samples == old.recorded[0].samples[:8]
+    with pytest.raises(ValueError, match="differ in model"):
+        joined([old, open_pool(POOLS / "gsm8k-qwen2.5-coder-1.5b")])
+
+
+def _ids(pool: Pool) -> list[str]:
+    return [each.problem.id for each in pool.recorded]
 
 
 PROBLEMS = [Problem(str(i), conversation(f"{i}?"), str(i)) for i in range(50, 80)]

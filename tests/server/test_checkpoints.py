@@ -209,7 +209,9 @@ def test_a_measurement_by_another_gate_does_not_count(store: CheckpointStore) ->
 
 
 def test_a_verifiers_gate_is_its_pool(store: CheckpointStore) -> None:
-    published = publish(store, kind="generative", config={"gate": {"pool": "pools/one", "seed": 1}})
+    published = publish(
+        store, kind="generative", config={"gate": {"pool": ["pools/one"], "seed": 1}}
+    )
     evaluate(store, published, sampling={"pool": "two"})
     with pytest.raises(CheckpointError, match="gate: pool differ"):
         store.promote(published.spec)

@@ -22,7 +22,7 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="NAME@VERSION, or NAME: what is promoted.")],
     task: Annotated[str | None, typer.Option(help="NAME or NAME:ARGUMENT of the bench.")] = None,
     pool: Annotated[
-        str | None, typer.Option(help="Of verifiers: replies to score, a directory.")
+        list[str] | None, typer.Option(help="Of verifiers: replies to score, a directory.")
     ] = None,
     parent: Annotated[
         str | None, typer.Option(help="Model to gain on. Default: what it was trained from.")
@@ -64,7 +64,7 @@ def evaluate(
 
     named = {
         "task": task,
-        "pool": pool,
+        "pool": pool or None,
         "parent": parent,
         "problems": problems,
         "samples": samples,

@@ -13,14 +13,18 @@ def _short_for(key: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class GateSettings(BaseModel):
     """`[gate]`: what the checkpoint must show through the API before it may be promoted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str | None = Field(None, description="Of policies: NAME or NAME:ARGUMENT of the bench.")
-    pool: str | None = Field(
-        None, description="Of verifiers: a pool of replies to score, its directory or a kept one."
+    pool: Annotated[tuple[str, ...], BeforeValidator(_several)] | None = Field(
+        None, description="Of verifiers: pools of replies to score, directories or kept ones."
     )
     parent: str | None = Field(
         None, description="What to gain on, a model as in `model`. Default: that very one."

@@ -44,8 +44,9 @@ class Order:
             fresh = held_out(among, self.checkpoint.manifest, self.store)
         seen = len(among) - len(fresh)
         if len(fresh) < (gate.problems or 1):
+            among_what = gate.task or " + ".join(gate.pool or ())
             raise EvaluationFailed(
-                f"{gate.task or gate.pool} has {len(fresh)} problems beside {seen} that were "
+                f"{among_what} has {len(fresh)} problems beside {seen} that were "
                 f"trained on; the gate asks for {gate.problems or 'all'}: give another `seed`, or "
                 "`held_out = false`"
             )

@@ -17,7 +17,7 @@ from loadtests.curves import judged
 from loadtests.estimators import best_of_k, majority_at_k, random_choice, weighted_at_k
 from loadtests.inference import cluster_bootstrap
 from loadtests.judging import ask
-from loadtests.pools import MANIFEST, POOLS, Pool, Recorded, open_pool
+from loadtests.pools import MANIFEST, POOLS, Pool, Recorded, joined, open_pool
 from loadtests.progress import Bar
 from loadtests.rows import rows_of
 from server.checkpoints.evaluation import Evaluation
@@ -64,19 +64,26 @@ def measure_verifier(order: Order) -> Evaluation:
 
 def _pool(order: Order) -> Pool:
     assert order.gate.pool is not None, "or a policy would be measured"
-    path = Path(order.gate.pool)
-    if not (path / MANIFEST).exists():
-        path = POOLS / order.gate.pool
     try:
-        pool = open_pool(path)
-    except FileNotFoundError as error:
-        raise EvaluationFailed(f"{order.gate.pool} is no pool") from error
+        pool = joined([_open(name) for name in order.gate.pool])
+    except ValueError as error:
+        raise EvaluationFailed(f"gate.pool: {error}") from error
     if (order.gate.samples or 1) > pool.manifest.samples:
         raise EvaluationFailed(
-            f"{order.gate.pool} has {pool.manifest.samples} samples of each problem, not "
+            f"{pool.name} has {pool.manifest.samples} samples of each problem, not "
             f"{order.gate.samples}"
         )
     return pool
+
+
+def _open(name: str) -> Pool:
+    path = Path(name)
+    if not (path / MANIFEST).exists():
+        path = POOLS / name
+    try:
+        return open_pool(path)
+    except FileNotFoundError as error:
+        raise EvaluationFailed(f"{name} is no pool") from error
 
 
 async def _score(url: str, todo: Sequence[Recorded], out: Path) -> None:
