@@ -307,10 +307,10 @@ def test_a_pool_is_not_mixed(tmp_path: Path, name: str, value: Any) -> None:
 
 
 def test_joined_pools_have_every_problem_once() -> None:
-    names = ("gsm8k-qwen2.5-coder-0.5b", "gsm8k-unseen-qwen2.5-coder-0.5b")
+    names = ("gsm8k-qwen2.5-coder-0.5b", "verifiers/gsm8k-unseen-qwen2.5-coder-0.5b")
     old, new = (open_pool(POOLS / name) for name in names)
     both = joined([old, new])
-    assert both.name == " + ".join(names)
+    assert both.name == " + ".join(Path(name).name for name in names)
     assert both.manifest.samples == 8
     ids = [each.problem.id for each in both.recorded]
     assert len(ids) == len(set(ids)) == len({*_ids(old), *_ids(new)}) > 100

@@ -96,7 +96,8 @@ def test_every_file_of_the_folder_is_a_task() -> None:
     ("spec", "message"),
     [
         ("sudoku", "no task 'sudoku'; there are game24, gsm8k"),
-        ("gsm8k:7", "takes no argument"),
+        ("gsm8k:7", "gsm8k takes training"),
+        ("math500:7", "takes no argument"),
         ("game24:0-5", "ranks"),
         ("game24:9-5", "ranks"),
         ("game24:1-9999", "ranks"),

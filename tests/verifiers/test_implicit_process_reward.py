@@ -34,6 +34,7 @@ class MeasuringEngine(ScriptedEngine):
 
     def __init__(self, measure: Callable[[str | None, str], float], *script: Any) -> None:
         super().__init__(*script)
+        self.capabilities = replace(self.capabilities, adapters=("prime", "other"))
         self.measure = measure
         self.measured: list[Prompt] = []
 
@@ -128,7 +129,7 @@ async def test_two_engines_are_compared_by_text() -> None:
 
 
 def test_it_needs_two_models_on_engines_that_measure() -> None:
-    able = Capabilities(100, reply_logprobs=True, adapters=("prime",))
+    able = Capabilities(100, reply_logprobs=True, adapters=("prime", "other"))
     blind = replace(able, reply_logprobs=False)
     engines = {"able": able, "blind": blind, "bare": replace(able, adapters=())}
     prime = ImplicitProcessReward(adapter="prime")
