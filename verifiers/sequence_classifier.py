@@ -160,12 +160,21 @@ class _Model:
 
 
 def _load(directory: Path, dtype: Dtype) -> Any:
-    """Load the weights. A head that is not in the file would be made up: that is refused."""
-    import torch
     from transformers import AutoModelForSequenceClassification
 
+    return load_head(AutoModelForSequenceClassification, directory, dtype, "no sequence classifier")
+
+
+def load_head(kind: Any, directory: Path, dtype: Dtype, otherwise: str) -> Any:
+    """Load a model with a head, `kind` of transformers' Auto classes, to be read only.
+
+    A head that is not in the file would be made up: that is refused, the directory is `otherwise`.
+    Raises VerifierError.
+    """
+    import torch
+
     try:
-        model, told = AutoModelForSequenceClassification.from_pretrained(
+        model, told = kind.from_pretrained(
             directory,
             dtype=getattr(torch, dtype),
             local_files_only=True,
@@ -176,6 +185,6 @@ def _load(directory: Path, dtype: Dtype) -> Any:
         raise VerifierError(f"{directory} cannot be loaded: {error}") from error
     if told["missing_keys"]:
         missing = ", ".join(sorted(told["missing_keys"]))
-        raise VerifierError(f"{directory} is no sequence classifier: it lacks {missing}")
+        raise VerifierError(f"{directory} is {otherwise}: it lacks {missing}")
     model.config.use_cache = False
     return model.eval()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 from verifiers.errors import VerifierError
 from verifiers.model_thread import ModelThread, Work, in_batches
-from verifiers.sequence_classifier import ConversationTokenizer, Dtype
+from verifiers.sequence_classifier import ConversationTokenizer, Dtype, load_head
 from verifiers.types import JSONObject
 
 Values: TypeAlias = tuple[float, ...]
@@ -112,24 +112,10 @@ class _Model:
 
 
 def _load(directory: Path, dtype: Dtype) -> Any:
-    """Load the weights. A head that is not in the file would be made up: that is refused."""
-    import torch
+    """Load a head of one number on every token. Raises VerifierError."""
     from transformers import AutoModelForTokenClassification
 
-    try:
-        model, told = AutoModelForTokenClassification.from_pretrained(
-            directory,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise VerifierError(f"{directory} cannot be loaded: {error}") from error
-    if told["missing_keys"]:
-        missing = ", ".join(sorted(told["missing_keys"]))
-        raise VerifierError(f"{directory} has no head on its tokens: it lacks {missing}")
+    model = load_head(AutoModelForTokenClassification, directory, dtype, "no head on tokens")
     if model.config.num_labels != 1:
         raise VerifierError(f"{directory}: a value is one number, not {model.config.num_labels}")
-    model.config.use_cache = False
-    return model.eval()
+    return model
