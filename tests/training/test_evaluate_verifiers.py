@@ -40,7 +40,8 @@ def _pool(path: Path) -> Path:
     )
     write_manifest(path, PoolManifest("jsonl:sums", "model", 4, {}, problems))
     right = ((1, 0, 0, 0), (1, 1, 0, 0), (0, 0, 0, 0))
-    answers = (("1", "7", "7", "8"), ("2", "2", "5", "5"), ("9", "9", "8", None))
+    answers = (("1", "7", "7", None), ("2", "2", "5", "5"), ("9", "9", "8", None))
+    likely = ((-2.0, -1.0, -3.0, -0.1), (-2.0, -1.0, -3.0, -4.0), (-2.0, -1.0, -3.0, -4.0))
     rows = [
         Sample(
             str(problem),
@@ -51,6 +52,7 @@ def _pool(path: Path) -> Path:
             2,
             answer=answers[problem][number],
             correct=bool(right[problem][number]),
+            logprobs=(likely[problem][number],),
         )
         for problem in range(3)
         for number in range(4)
@@ -82,6 +84,9 @@ def test_a_verifier_is_worth_what_choosing_by_it_gains(
     assert found.gain == pytest.approx(1 / 3 - 1 / 4)
     # Pairs of problem 0: three won; of problem 1: two lost, two ties; none of problem 2.
     assert found.measures["auc"].mean == pytest.approx((3 + 2 * 0.5) / 7)
+    # Of those with an answer the second is the likeliest; of seven pairs six have the right one so.
+    assert found.measures["likeliest"].mean == pytest.approx((0 + 1 + 0) / 3)
+    assert found.measures["auc_likeliest"].mean == pytest.approx((2 + 4) / 7)
     # By votes: 7 leads in problem 0, 2 and 5 tie in problem 1. Weighted: 1, then 5.
     assert found.measures["majority"].mean == pytest.approx((0 + 1 / 2 + 0) / 3)
     assert found.measures["weighted"].mean == pytest.approx((1 + 0 + 0) / 3, abs=1e-3)

@@ -35,7 +35,7 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="Of problems and samples.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other key of `[gate]`; JSON."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the gate; JSON."),
     ] = None,
     work: Annotated[
         Path | None,
@@ -52,8 +52,8 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint, print the figures, and keep them for `checkpoints promote`.
 
-    The settings are the `[gate]` of its recipe, with the options laid over them. Interrupted, the
-    same command goes on. A policy is held against its parent, problem by problem; a verifier
+    The settings are the table `gate` of its recipe, with the options laid over them. Interrupted,
+    the same command goes on. A policy is held against its parent, problem by problem; a verifier
     chooses among the replies of a pool.
     """
     from training.data import DataError

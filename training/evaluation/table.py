@@ -11,6 +11,7 @@ from server.checkpoints.evaluation import Evaluation, Measure, points
 WAYS = {
     "random": "a reply at random",
     "best": "the best by it",
+    "likeliest": "the likeliest with an answer",
     "majority": "majority",
     "weighted": "majority weighted by it",
     "oracle": "a right one if there is any",
@@ -43,7 +44,11 @@ def lines_of(evaluation: Evaluation) -> Iterator[str]:
         ends = f"{points(better.low)} to {points(better.high)}"
         yield f"weighted minus majority {points(better.mean)} points, {ends}"
     if (auc := evaluation.measures.get("auc")) is not None:
-        yield f"AUC within problems {auc.mean:.3f}, {auc.low:.3f} to {auc.high:.3f}"
+        free = evaluation.measures["auc_likeliest"]
+        yield (
+            f"AUC within problems {auc.mean:.3f}, {auc.low:.3f} to {auc.high:.3f}; "
+            f"without it, by likelihood, {free.mean:.3f}"
+        )
     word = "reached" if evaluation.lower >= evaluation.bar else "not reached"
     yield f"the bar, {points(evaluation.bar)} points, is {word}"
 

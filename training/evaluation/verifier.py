@@ -17,7 +17,7 @@ from loadtests.curves import judged
 from loadtests.estimators import best_of_k, majority_at_k, random_choice, weighted_at_k
 from loadtests.inference import cluster_bootstrap
 from loadtests.judging import ask
-from loadtests.pools import MANIFEST, POOLS, Pool, Recorded, joined, open_pool
+from loadtests.pools import MANIFEST, POOLS, Pool, Recorded, Sample, joined, open_pool
 from loadtests.progress import Bar
 from loadtests.rows import rows_of
 from server.checkpoints.evaluation import Evaluation
@@ -126,6 +126,7 @@ def _measured(
     measures = {name: measure(order.mean(values)) for name, values in columns.items()}
     measures["weighted_minus_majority"] = measure(order.mean(better))
     measures["auc"] = _auc(order, asked, scores)
+    measures["auc_likeliest"] = _auc(order, asked, [_free(each.samples) for each in asked])
     gate, count = order.gate, len(asked[0].samples)
     return Evaluation(
         checkpoint=order.checkpoint.spec,
@@ -161,11 +162,20 @@ def _chances(recorded: Recorded, scores: Sequence[float | None]) -> Mapping[str,
     return {
         "random": random_choice(correct),
         "best": best_of_k(known, correct, count),
+        "likeliest": best_of_k(_free(recorded.samples), correct, count),
         "majority": majority_at_k(answers, correct, count),
         "weighted": weighted_at_k(answers, weights, correct, count).mean,
         "oracle": float(any(correct)),
         "abstained": sum(score is None for score in scores) / count,
     }
+
+
+def _free(samples: Sequence[Sample]) -> list[float]:
+    """Score replies by what costs nothing: that they have an answer, and then how likely they are.
+
+    What a trained verifier has to beat.
+    """
+    return [each.mean_logprob if each.answer is not None else -math.inf for each in samples]
 
 
 def _auc(order: Order, asked: Sequence[Recorded], scores: Sequence[Sequence[float | None]]) -> Any:
