@@ -93,11 +93,13 @@ def load_model(
 def _adapted(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     if json.loads((directory / ADAPTER).read_text())["peft_type"] == BOTTLENECK:
         return load_bottlenecks(model, directory)
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
-    wrapped = PeftModel.from_pretrained(model, directory)
-    if wrapped.active_peft_config.is_prompt_learning:
-        return wrapped
+    config = PeftConfig.from_pretrained(directory)
+    if config.is_prompt_learning:
+        return PeftModel.from_pretrained(model, directory, config=config)
+    config.task_type = None  # it may be merged below a head of another task
+    wrapped = PeftModel.from_pretrained(model, directory, config=config)
     merged: PreTrainedModel = wrapped.merge_and_unload()
     return merged
 

@@ -113,18 +113,19 @@ class Run:
     def policy(self, task: str = "CAUSAL_LM", **arguments: Any) -> Any:
         """Load what is to be trained: the model, or its adapter over a frozen one (peft's model).
 
-        A checkpoint that is an adapter of the same kind is trained further; without `[adapter]` it
-        is merged, and all weights are trained. `task` is peft's TaskType.
+        A checkpoint that is an adapter of the same kind is trained further; without `[adapter]`, or
+        below a new head, it is merged. `task` is peft's TaskType.
         """
         adapter, dtype = self.recipe.adapter, self.recipe.training.dtype
         if adapter is None:
             return models.load_model(self.base, task=task, dtype=dtype, adapted=False, **arguments)
-        plain = self.base._replace(adapter=None)
+        further = self.base.adapter if task == "CAUSAL_LM" else None
+        base = self.base if further is None else self.base._replace(adapter=None)
         model = models.load_model(
-            plain, task=task, dtype=dtype, adapted=True, **adapter.load_arguments(), **arguments
+            base, task=task, dtype=dtype, adapted=True, **adapter.load_arguments(), **arguments
         )
-        if self.base.adapter is not None:
-            return adapter.resume(model, self.base.adapter)
+        if further is not None:
+            return adapter.resume(model, further)
         return adapter.apply(model, task=task, steps=self.recipe.training.max_steps)
 
     def reference(self) -> PreTrainedModel:

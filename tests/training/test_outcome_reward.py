@@ -13,6 +13,7 @@ import torch
 from tests.training.tiny import begin, logged, recipe, write_rows
 from training.losses.reward import outcome
 from training.methods.outcome_reward import OutcomeReward
+from training.models import load_model
 from training.reward_models.discrimination import Graded, calibrated, discrimination
 from training.rows import Labelled
 from training.run import Run
@@ -137,6 +138,27 @@ def test_it_learns_and_is_served_as_it_was_trained(tiny: Path, tmp_path: Path, w
     other = Run(again, tmp_path, run.store, run._progress, print)
     method = OutcomeReward()
     assert method.scores(other, method.load(other), rows) == pytest.approx(served_scores, abs=1e-5)
+
+
+def test_below_a_new_head_an_adapter_of_the_policy_is_merged(tiny: Path, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Say x"}, {"role": "assistant", "content": "x it is"}]
+    rows = write_rows(tmp_path / "rows.jsonl", [{"messages": turns}] * 4)
+    policy = begin(recipe(tiny, "sft", rows, adapter=LORA), tmp_path / "policy")
+    policy.recipe.method.train(policy)
+    assert policy.result is not None
+    said = recipe(tiny, "outcome_reward", rows, adapter=LORA, name="head")
+    said = said.model_copy(update={"model": f"checkpoint:{policy.result.spec}"})
+    run = Run(said, tmp_path, policy.store, policy._progress, print)
+    model = run.policy("SEQ_CLS", num_labels=1)
+    trained = {name for name, weights in model.named_parameters() if weights.requires_grad}
+    assert any("score" in name for name in trained)
+    layer = "model.layers.0.self_attn.q_proj"
+    below = model.get_submodule(f"base_model.model.{layer}")
+    plain = run.base._replace(adapter=None)
+    before = load_model(plain, dtype="float32", adapted=False).get_submodule(layer)
+    merged = load_model(run.base, dtype="float32", adapted=False).get_submodule(layer)
+    assert torch.equal(below.base_layer.weight, merged.weight)
+    assert not torch.equal(merged.weight, before.weight)
 
 
 def test_frozen_parts_stay_and_reuse_changes_nothing(tiny: Path, tmp_path: Path) -> None:
