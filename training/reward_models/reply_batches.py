@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypeAlias, TypedDict
 
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainingArguments
@@ -65,7 +66,10 @@ def with_lower_states(
     with torch.autocast(arguments.device.type, torch.bfloat16, enabled=arguments.bf16):
         batch_size = arguments.per_device_eval_batch_size
         model.to(arguments.device)
-        for place, states in lower_part(model, ids, frozen, pad_id=pad_id, batch_size=batch_size):
+        parts = lower_part(model, ids, frozen, pad_id=pad_id, batch_size=batch_size)
+        for place, states in track(
+            parts, "lower layers", total=len(ids), disable=arguments.process_index != 0
+        ):
             with_states = rows[place].copy()
             with_states["states"] = states
             found[place] = with_states
