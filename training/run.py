@@ -41,6 +41,7 @@ from training.data import Complaint, Rows, read_rows
 from training.encoding import Encoder, EncodingError
 from training.models import Base
 from training.recipe import Recipe, differences
+from training.reply_heads import only_replies
 from training.rewards import Rewards
 from training.rollouts.base import Rollouts, open_rollouts
 from training.rows import Message, Prompted, Row
@@ -205,7 +206,8 @@ class Run:
         state = last_whole_state(directory)
         remove_torn_states(directory, state)
         try:
-            trainer.train(resume_from_checkpoint=None if state is None else str(state))
+            with only_replies():
+                trainer.train(resume_from_checkpoint=None if state is None else str(state))
         finally:
             bar.close()
 

@@ -136,8 +136,7 @@ class VLLMEngine:
     async def load_weights(self, directory: Path) -> None:
         """Draw from the weights of this directory from now on, of the same architecture.
 
-        Only where it was started with the options that `vllm_weights.refreshable` makes. Raises
-        EngineError; the engine is then of no more use.
+        Raises EngineError; the engine is then of no more use.
         """
         await _called(load_weights(self._running_core(), directory), f"take {directory}")
 

@@ -21,6 +21,7 @@ _GIB = 1 << 30
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _SLOT_RANK = 32
 """Room for the adapters that people train, where those to come are not known."""
+_WORKER_EXTENSION = "server.engines.vllm_worker.Extension"
 _OURS = {
     "adapters",
     "adapter_slots",
@@ -98,6 +99,7 @@ def engine_config(path: str, options: VLLMOptions) -> Any:
 
 def _engine_arguments(options: VLLMOptions, *, on_cpu: bool) -> dict[str, Any]:
     chosen: dict[str, Any] = {
+        "worker_extension_cls": _WORKER_EXTENSION,
         "disable_log_stats": True,
         "enable_prefix_caching": True,
         # vLLM's default lets JSON have any white space: small models then write nothing else until

@@ -402,6 +402,27 @@ async def test_an_interrupt_does_not_reach_the_engine(engine: Engine) -> None:
     assert sample.usage.completion_tokens == 4
 
 
+async def test_a_seed_outlives_a_prompt_that_is_computed_in_parts() -> None:
+    prompt = Prompt(({"role": "user", "content": "river stone cloud " * 200},))
+    engine = await start(
+        max_model_len=1024,
+        kv_cache_gib=0.25,
+        engine_arguments={"max_num_batched_tokens": 128, "enable_prefix_caching": False},
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            several = [
+                group.create_task(draw(engine, prompt, 4, seed=seed, temperature=1.0))
+                for seed in (5, 5, 6)
+            ]
+        (alone,) = await draw(engine, prompt, seed=5, temperature=1.0)
+    finally:
+        await engine.aclose()
+    first, again, other = ([each.token_ids for each in task.result()] for task in several)
+    assert first[0][0] == again[0][0] == alone.token_ids[0]
+    assert len({ids[0] for ids in first + other}) > 1
+
+
 def write_adapter(path: Path, model: Path, *, rank: int = 4, seed: int = 0) -> Path:
     """Write a LoRA adapter with large random weights, in PEFT's format."""
     import torch

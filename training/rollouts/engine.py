@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from server.build import start_engine
 from server.engines.vllm_machine import VLLMOptions
-from server.engines.vllm_weights import refreshable
 from server.models import SilentProgress, resolve
 from server.models.catalogue import read_catalogue
 from server.settings import EngineSettings
@@ -161,7 +160,7 @@ def open_vllm(settings: RolloutSettings, model_directory: Path) -> EngineRollout
     from server.engines.vllm import VLLMEngine
 
     merged = settings.weights == "merged"
-    options = refreshable(settings.options) if merged else _adaptable(settings)
+    options = settings.options if merged else _adaptable(settings)
     return EngineRollouts(
         settings,
         lambda: VLLMEngine.start(model_directory, "policy", options),
