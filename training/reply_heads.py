@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ _MODULE = "trl.trainer.utils"
 @contextmanager
 def only_replies() -> Iterator[None]:
     """Leave prompts out of the projection while the block runs; the losses are the same."""
-    utils = sys.modules.get(_MODULE)
+    utils: Any = sys.modules.get(_MODULE)
     if utils is None:  # no trainer of TRL's
         yield
         return

@@ -23,7 +23,7 @@ def fused(directory: Path) -> tuple[float, list[torch.Tensor]]:
     labels = torch.tensor(LABELS)
     loss = model(input_ids=torch.tensor(IDS), labels=labels, fused_lm_head=True).loss
     loss.backward()
-    return float(loss), [each.grad for each in model.parameters()]
+    return loss.item(), [each.grad for each in model.parameters()]
 
 
 def test_it_is_the_same_loss_of_fewer_positions(
