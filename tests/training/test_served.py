@@ -168,6 +168,7 @@ async def judged_by_a_word(engine: Engine, run: Run) -> None:
         for reply, label in (("601 x", 1), ("602 y", 0))
     ]
     batch = run.encoder.batch([asked_after(Generative(**LABELS), row, run.encoder) for row in rows])
+    batch["last"] = batch["attention_mask"].sum(-1) - 1
     with torch.no_grad():
         own = labels.log_odds(next_logprobs(model, batch)).sigmoid()
     right, wrong = [await scored(engine, verifier, "Problem 60?", row.reply) for row in rows]
