@@ -1,8 +1,7 @@
 """TRL's heads, on a CPU too, over the tokens that count alone.
 
 Where there is no Triton, TRL (1.16) projects every position onto the vocabulary, so that compilers
-see batches of one shape. A CPU compiles nothing, and most positions are the prompts': a small
-model's step was three times as long.
+see batches of one shape. A CPU compiles nothing, and most positions are the prompts'.
 """
 
 from __future__ import annotations
