@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
@@ -15,6 +16,10 @@ class Ticket:
 
     running: int = 0
     admitted: bool = False
+    queued: float | None = None
+    """When it first had to wait, of `time.monotonic()`."""
+    waited: float = 0.0
+    """Seconds until its first sample was let in."""
     waves: deque[tuple[int, asyncio.Future[int]]] = field(default_factory=deque)
 
 
@@ -37,6 +42,11 @@ class Admission:
         """Samples that wait for a slot."""
         return sum(wanted for ticket in self._queue for wanted, _ in ticket.waves)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._queue)
+
     async def acquire(self, ticket: Ticket, wanted: int) -> int:
         """Wait for room; return how many of the `wanted` samples may start now, at least one.
 
@@ -48,6 +58,7 @@ class Admission:
         if not ticket.admitted and len(self._queue) >= self.queue_limit:
             raise Overloaded(f"{self.queue_limit} requests are waiting already; try again")
         granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        ticket.queued = time.monotonic() if ticket.queued is None else ticket.queued
         ticket.waves.append((wanted, granted))
         self._queue.setdefault(ticket)
         self._serve()
@@ -68,6 +79,8 @@ class Admission:
 
     def _grant(self, ticket: Ticket, count: int) -> int:
         ticket.running += count
+        if not ticket.admitted and ticket.queued is not None:
+            ticket.waited = time.monotonic() - ticket.queued
         ticket.admitted = True
         self.running += count
         return count
@@ -94,7 +107,7 @@ class Admission:
 
     def _withdraw(self, ticket: Ticket, wanted: int, granted: asyncio.Future[int]) -> None:
         if not granted.cancelled():  # granted in the moment of the cancellation
-            self.release(ticket, granted.result())
+            Admission.release(self, ticket, granted.result())  # of this queue alone
         elif (wanted, granted) in ticket.waves:
             ticket.waves.remove((wanted, granted))
             if not ticket.waves:

@@ -59,7 +59,9 @@ class ChainOfActionThought(Strategy):
     )
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CONTINUATION, Need.LOGPROBS})
 
-    policy: Literal["model", "confidence"] = "confidence"
+    policy: Literal["model", "confidence"] = Field(
+        "confidence", description="Who says what to do next: the model itself, or its confidence."
+    )
     reflect_below: float = Field(0.8, ge=0, le=1, description="Mean token probability.")
     explore_below: float = Field(0.6, ge=0, le=1, description="Mean token probability.")
     interventions: int = Field(4, ge=0, le=256, description="Most of both, for confidence.")

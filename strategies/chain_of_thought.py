@@ -22,8 +22,10 @@ class Example(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: str = Field(min_length=1, max_length=MAX_PROMPT)
-    answer: str = Field(min_length=1, max_length=MAX_PROMPT)
+    question: str = Field(min_length=1, max_length=MAX_PROMPT, description="What is asked.")
+    answer: str = Field(
+        min_length=1, max_length=MAX_PROMPT, description="The whole reply, thoughts included."
+    )
 
 
 class ChainOfThought(Strategy):

@@ -43,7 +43,9 @@ class DeepConfidence(Parallel):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.LOGPROBS})
 
     n: Width = 32
-    mode: Literal["offline", "online"] = "online"
+    mode: Literal["offline", "online"] = Field(
+        "online", description="Weigh whole replies, or stop unsure ones early as well."
+    )
     keep: float = Field(0.9, gt=0, lt=1, description="Share of the warm-up traces that vote.")
     warm_up: Width = 16
     window: int = Field(2048, ge=1, description="Tokens, where the replies are long enough.")

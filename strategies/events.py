@@ -37,6 +37,8 @@ class Event:
     seconds: float
     kind: EventKind
     data: JSONObject
+    began: float | None = None
+    """When what it tells of began, in the same seconds; None: it took no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,10 @@ class EventLog:
         """Whether anybody listens, so that an answer is worth streaming."""
         return bool(self._listeners)
 
-    def emit(self, kind: EventKind, **data: Any) -> None:
-        """Record an event."""
-        event = Event(len(self.events), round(self._clock(), 6), kind, data)
+    def emit(self, kind: EventKind, *, began: float | None = None, **data: Any) -> None:
+        """Record an event; what it tells of may have `began` earlier."""
+        start = None if began is None else round(began, 6)
+        event = Event(len(self.events), round(self._clock(), 6), kind, data, start)
         self.events.append(event)
         for listener in self._listeners:
             listener(event)

@@ -31,6 +31,8 @@ class Lane:
     reservation: Reservation | None = None
     task: asyncio.Task[None] | None = None
     stopped: bool = False
+    began: float | None = None
+    """Seconds after the request's receipt at which an engine was first asked."""
 
     @classmethod
     def of(cls, index: int, candidate: Candidate, cap: int) -> Lane:

@@ -36,6 +36,7 @@ class Desk:
     admission: Admission
     ticket: Ticket
     events: EventLog
+    cache_salt: str | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -149,6 +150,8 @@ class Race:
             granted = await desk.admission.acquire(desk.ticket, len(wave))
             ready = [lane for lane in wave[:granted] if not lane.ended]
             desk.admission.release(desk.ticket, granted - len(ready))
+            for lane in ready:
+                lane.began = desk.ledger.seconds if lane.began is None else lane.began
             for lanes in self._groups(ready):
                 task = group.create_task(self._pump(lanes))
                 for lane in lanes:
@@ -198,13 +201,16 @@ class Race:
             keep_stop=bool(self.pauses),
             first=lane.index,
         )
+        prompt = self.prompt
+        if self.desk.cache_salt is not None:
+            prompt = replace(prompt, cache_salt=self.desk.cache_salt)
         if lane.blank:
-            return self.prompt, sampling
+            return prompt, sampling
         if sampling.seed is not None:
             place = f"after {lane.start.tokens + lane.tokens}"
             sampling = replace(sampling, seed=sample_seed(sampling.seed, place))
         reply = Reply(lane.text, tuple(lane.token_ids))
-        return replace(self.prompt, reply=reply), sampling
+        return replace(prompt, reply=reply), sampling
 
     def _advance(self, lane: Lane, chunk: Chunk) -> None:
         assert lane.reservation is not None
@@ -248,7 +254,14 @@ class Race:
             heard = lane.reservation.used > 0 or isinstance(error, EngineTimeout)
             lane.reservation.close(exact=not heard)
             lane.reservation = None
-        self.desk.events.emit(EventKind.FAILED, id=lane.start.id, error=error.message)
+        self.desk.events.emit(
+            EventKind.FAILED,
+            began=lane.began,
+            id=lane.start.id,
+            model=self.desk.engine.model,
+            type=type(error).__name__,
+            error=error.message,
+        )
 
     def _settle(self, lane: Lane) -> None:
         """Close the account of a lane that was stopped from outside."""
@@ -265,9 +278,11 @@ class Race:
         candidate = lane.snapshot()
         self.desk.events.emit(
             EventKind.SAMPLED,
+            began=lane.began,
             id=candidate.id,
             parent=candidate.parent,
             stage=self.desk.stage,
+            model=self.desk.engine.model,
             text=candidate.text,
             tokens=candidate.tokens,
             mean_logprob=candidate.mean_logprob if candidate.logprobs else None,

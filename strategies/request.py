@@ -45,6 +45,8 @@ class Request:
     verifier: Verifier | None = None
     fields: JSONObject = field(default_factory=dict)
     """What the request gave the verifier."""
+    cache_salt: str | None = None
+    """Put into every prompt that an engine is asked."""
     ticket: Ticket = field(default_factory=Ticket)
     scores: dict[tuple[str, str], Score] = field(default_factory=dict)
     """Scores by candidate id and text, so that only what is new is scored."""

@@ -239,6 +239,7 @@ class Sampler:
             request.service.admission,
             request.ticket,
             request.events,
+            request.cache_salt,
         )
         return Race(
             desk,

@@ -36,11 +36,13 @@ async def score_new(
         place = each.id if verifier.joint else each.parent or each.id
         groups[place, each.text, each.done].append(each)
     asked = [same[0] for same in groups.values()]
+    began = request.ledger.seconds
     scores = await _ask(request, verifier, prompt, asked, powers)
     for same, score in zip(groups.values(), scores, strict=False):
         request.scores.update((version(each), score) for each in same)
         request.events.emit(
             EventKind.SCORED,
+            began=began,
             id=same[0].id,
             score=score.value,
             steps=score.steps,

@@ -36,7 +36,9 @@ class SequentialRevision(Strategy):
     n: int = Field(8, ge=1, le=MAX_SAMPLES, description="Attempts in a chain.")
     chains: int = Field(1, ge=1, le=MAX_SAMPLES, description="Chains side by side.")
     context: int = Field(4, ge=1, le=64, description="Earlier attempts that are shown.")
-    select: Literal["majority", "score", "last"] = "majority"
+    select: Literal["majority", "score", "last"] = Field(
+        "majority", description="Which of all replies is the answer."
+    )
     temperature: Temperature = None
     revise: str = Field(
         REVISE, min_length=1, max_length=MAX_PROMPT, description="Asks for the next attempt."

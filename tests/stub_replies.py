@@ -55,11 +55,20 @@ def reply_to(body: JSON, index: int, limits: Limits) -> Reply:
         return plan(f"matches {regex}", limits)
     text = pool_text(_choice(body, index))
     begun = body["messages"][-1]["content"] if body.get("continue_final_message") else ""
+    if "prompt" in body:
+        begun = _overlap(str(body["prompt"]), text)
     return plan(text.removeprefix(begun), limits)
 
 
 def count_prompt(body: JSON) -> int:
-    """Count words, and three tokens of template a message, but none to end one that goes on."""
+    """Count words, and three tokens of template a message, but none to end one that goes on.
+
+    A plain prompt has no template.
+    """
+    if isinstance(prompt := body.get("prompt"), str):
+        return len(prompt.split())
+    if prompt is not None:
+        return len(prompt)
     words = sum(len(str(message.get("content") or "").split()) for message in body["messages"])
     turns = 3 * len(body["messages"]) + 3
     return words + turns - (6 if body.get("continue_final_message") else 0)
@@ -105,6 +114,12 @@ def choice(reply: Reply, reasoning: str | None = None) -> dict[str, Any]:
         "finish_reason": reply.finish_reason,
         "stop_reason": reply.stop_reason,
     }
+
+
+def _overlap(prompt: str, text: str) -> str:
+    """Return what of the text the prompt ends with already."""
+    lengths = (size for size in range(len(text), 0, -1) if prompt.endswith(text[:size]))
+    return text[: next(lengths, 0)]
 
 
 def _pieces_until(pieces: tuple[str, ...], start: int, end: int, keep: bool) -> tuple[str, ...]:

@@ -39,6 +39,8 @@ class Record:
     finished: float | None = None
     aborted: float | None = None
     """When the client was seen to have hung up."""
+    fault: Fault | None = None
+    """What went wrong on command."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Stub:
     logprobs: bool = True
     continuation: bool = True
     tokenize: bool = True
+    completions: bool = True
     reasoning: str = ""
     api_key: str | None = None
     faults: deque[Fault] = field(default_factory=deque)
@@ -89,14 +92,19 @@ class Stub:
         """Requests that are neither finished nor aborted."""
         return sum(record.finished is None and record.aborted is None for record in self.records)
 
+    def next_fault(self, body: JSON) -> Fault | None:
+        """Tell what goes wrong with a request."""
+        return self.faults.popleft() if self.faults else None
+
     def app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/v1/models", self._models),
-                Route("/v1/chat/completions", _Completions(self)),
-                Route("/tokenize", self._tokenize, methods=["POST"]),
-            ]
-        )
+        routes = [
+            Route("/v1/models", self._models),
+            Route("/v1/chat/completions", _Completions(self)),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
+        ]
+        if self.completions:
+            routes.append(Route("/v1/completions", _Completions(self, plain=True)))
+        return Starlette(routes=routes)
 
     def refusal(self, body: JSON) -> tuple[int, str, str] | None:
         """Check a request as vLLM does: status, message and param of what is wrong."""
@@ -128,13 +136,14 @@ class Stub:
 class _Completions:
     """The ASGI app of one route: works until it is done or the client hangs up."""
 
-    def __init__(self, stub: Stub) -> None:
+    def __init__(self, stub: Stub, *, plain: bool = False) -> None:
         self._stub = stub
+        self._plain = plain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = self._understood(from_json(await Request(scope, receive).body()))
-        fault = self._stub.faults.popleft() if self._stub.faults else None
-        record = Record(body, time.monotonic())
+        fault = self._stub.next_fault(body)
+        record = Record(body, time.monotonic(), fault=fault)
         if self._stub.recording:
             self._stub.records.append(record)
         work = asyncio.create_task(self._answer(body, record, fault, send))
@@ -166,7 +175,7 @@ class _Completions:
 
     def _understood(self, body: JSON) -> JSON:
         """Leave out what this behaviour does not know, as servers silently do."""
-        stub, understood = self._stub, dict(body)
+        stub, understood = self._stub, wire.plain_as_chat(body) if self._plain else dict(body)
         if not stub.continuation:
             understood.pop("continue_final_message", None)
         if not stub.honours_n:
@@ -203,6 +212,8 @@ class _Completions:
                 b'"choices":[' + b",".join(choices) + b"]}",
             )
         )
+        if self._plain:
+            content = to_json(wire.chat_as_plain(from_json(content)))
         await wire.respond(send, 200, content, {})
 
     async def _stream(self, body: JSON, record: Record, fault: Fault | None, send: Send) -> None:
@@ -211,6 +222,8 @@ class _Completions:
         await send(wire.start(200, {"content-type": "text/event-stream"}))
         async for events in self._events(body, replies, record, options):
             for event in events:
+                if self._plain:
+                    event = wire.chat_as_plain(event)
                 if fault is not None and sent == fault.disconnect_after:
                     raise ConnectionAbortedError
                 await send(wire.part(b"data: " + to_json(event) + b"\n\n"))

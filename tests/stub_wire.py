@@ -49,6 +49,37 @@ def usage(body: JSON, completion_tokens: int) -> JSON:
     }
 
 
+def plain_as_chat(body: JSON) -> dict[str, Any]:
+    """Tell a legacy completion's body as a chat's, whose reply hangs on how the prompt begins."""
+    prompt, logprobs = body["prompt"], body.get("logprobs")
+    words = prompt.split() if isinstance(prompt, str) else map(str, prompt)
+    begin = {"role": "user", "content": " ".join(list(words)[:5])}
+    asked = {**body, "messages": [begin]}
+    return asked | {"logprobs": logprobs is not None, "top_logprobs": logprobs or 0}
+
+
+def chat_as_plain(answer: JSON) -> JSON:
+    """Tell a chat's answer, or an event of it, as a legacy completion's."""
+    return {**answer, "choices": [_plain_choice(each) for each in answer["choices"]]}
+
+
+def _plain_choice(choice: JSON) -> JSON:
+    said = choice.get("message") or choice["delta"]
+    content = (choice.get("logprobs") or {}).get("content")
+    logprobs = None
+    if content is not None:
+        logprobs = {
+            "tokens": [entry["token"] for entry in content],
+            "token_logprobs": [entry["logprob"] for entry in content],
+            "top_logprobs": [
+                {top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in content
+            ],
+            "text_offset": [0] * len(content),
+        }
+    kept = {key: choice[key] for key in ("index", "finish_reason", "stop_reason") if key in choice}
+    return {**kept, "text": said.get("content") or "", "logprobs": logprobs}
+
+
 def start(status: int, headers: Mapping[str, str]) -> Message:
     named = {"content-type": "application/json"} | dict(headers)
     pairs = [(name.encode(), value.encode()) for name, value in named.items()]

@@ -198,7 +198,8 @@ async def _end(process: Process) -> None:
 
 
 async def _feed(stdin: asyncio.StreamWriter, data: bytes) -> None:
-    with suppress(ConnectionError):  # it ended without reading all
+    # It ended without reading all; uvloop says so by a RuntimeError where its end is known already.
+    with suppress(ConnectionError, RuntimeError):
         stdin.write(data)
         await stdin.drain()
     stdin.close()

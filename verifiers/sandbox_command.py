@@ -65,7 +65,7 @@ def sandboxed(source: int, call_filter: int, limits: Limits) -> list[str]:
 
 def _bubblewrap(prefix: Path, source: int, call_filter: int, limits: Limits) -> list[str]:
     return [
-        *("bwrap", "--unshare-all", "--unshare-user", "--disable-userns"),
+        *("bwrap", "--unshare-all", "--unshare-user", *_without_more_namespaces()),
         *("--uid", _NOBODY, "--gid", _NOBODY, "--hostname", "sandbox", "--cap-drop", "ALL"),
         *("--die-with-parent", "--new-session", "--as-pid-1", "--seccomp", str(call_filter)),
         *("--clearenv", "--setenv", "PATH", "/usr/bin"),
@@ -76,6 +76,15 @@ def _bubblewrap(prefix: Path, source: int, call_filter: int, limits: Limits) -> 
         *("--perms", "0700", "--size", str(limits.disk_mebibytes << 20), "--tmpfs", "/tmp"),
         *("--ro-bind-data", str(source), _PROGRAM, "--chdir", "/tmp", "--remount-ro", "/", "--"),
     ]
+
+
+def _without_more_namespaces() -> list[str]:
+    """Forbid user namespaces a second time, beside the filter of system calls.
+
+    Bubblewrap does so by a file in /proc/sys, which in most containers nobody can write.
+    """
+    read_only = os.statvfs("/proc/sys").f_flag & os.ST_RDONLY
+    return [] if read_only else ["--disable-userns"]
 
 
 def _limited(limits: Limits) -> list[str]:

@@ -69,7 +69,14 @@ class Prompt:
     template_arguments: JSONObject = field(default_factory=dict)
     adapter: str | None = None
     """A LoRA adapter that the engine has under this name."""
+    cache_salt: str | None = None
+    """Prompts find each other's beginnings in the prefix cache only where they have the same."""
     reply: Reply | None = None
+    plain: bool = False
+    """The one message is the whole prompt, as it is: its `TOKEN_IDS`, or else its text.
+
+    No chat template is applied, and no parser looks for tools or reasoning in the reply.
+    """
 
     @property
     def constrained(self) -> bool:
@@ -93,6 +100,8 @@ class Sampling:
     frequency_penalty: float | None = None
     logit_bias: Mapping[str, float] | None = None
     min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    """Go on after the token that ends a reply: for load tests, which want a length."""
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     keep_stop: bool = False
@@ -263,6 +272,8 @@ class Capabilities:
     """An incremental sample's chunks count its tokens as they come, so an aborted one is exact."""
     grammars: bool = False
     tools: bool = False
+    plain: bool = False
+    """It takes a prompt without a chat template."""
     together: bool = False
     """n samples are cheaper as one group than as n groups of one."""
     end_tokens: tuple[int, ...] = ()

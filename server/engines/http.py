@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self
 
+from server.engines import http_plain
 from server.engines.http_probe import Probed, probe
 from server.engines.http_upstream import Upstream
 from server.engines.http_wire import (
@@ -18,7 +19,7 @@ from server.engines.http_wire import (
     whole_replies,
 )
 from verifiers.errors import BadRequest, EngineError
-from verifiers.types import Capabilities, Chunk, Continuation, Prompt, Sampling, Usage
+from verifiers.types import TOKEN_IDS, Capabilities, Chunk, Continuation, Prompt, Sampling, Usage
 
 
 class HTTPEngine:
@@ -81,6 +82,8 @@ class HTTPEngine:
         """Draw n samples; closing closes the connections, at which the upstream stops."""
         if prompt.reply is not None and self.capabilities.continuation is Continuation.NONE:
             raise BadRequest("this engine cannot go on with a reply", param="messages")
+        if prompt.plain and not self.capabilities.plain:
+            raise BadRequest("this engine takes messages only", param="messages")
         if sampling.incremental:
             replies = [self._streamed(prompt, sampling, index) for index in range(n)]
         elif self.capabilities.together:
@@ -102,6 +105,8 @@ class HTTPEngine:
         """Ask the upstream's tokenizer; 0 where it has none for chats."""
         if not self._probed.tokenizes:
             return 0
+        if prompt.plain and (token_ids := prompt.messages[0].get(TOKEN_IDS)):
+            return len(token_ids)
         body = {"model": prompt.adapter or self._model, **prompt_fields(prompt)}
         return token_count(await self._upstream.post_beside("/tokenize", body))
 
@@ -118,8 +123,9 @@ class HTTPEngine:
     ) -> AsyncGenerator[Chunk, None]:
         body = self._body(prompt, sampling, first, n)
         try:
-            answer = await self._upstream.post("/chat/completions", body)
-            chunks = whole_replies(answer, first, n)
+            answer = await self._upstream.post(_path(prompt), body)
+            told = http_plain.as_chat(answer) if prompt.plain else answer
+            chunks = whole_replies(told, first, n)
         except (BadRequest, EngineError) as error:
             chunks = [failed_reply(first + place, error, Usage()) for place in range(n)]
         for chunk in chunks:
@@ -133,9 +139,10 @@ class HTTPEngine:
             body["stream_options"] = self._probed.stream_options
         reply = StreamedReply(index)
         try:
-            async with aclosing(self._upstream.stream("/chat/completions", body)) as events:
+            async with aclosing(self._upstream.stream(_path(prompt), body)) as events:
                 async for event in events:
-                    if (chunk := reply.feed(event)) is not None:
+                    told = http_plain.as_chat(event) if prompt.plain else event
+                    if (chunk := reply.feed(told)) is not None:
                         yield chunk
             yield reply.end()
         except (BadRequest, EngineError) as error:
@@ -143,7 +150,14 @@ class HTTPEngine:
 
     def _body(self, prompt: Prompt, sampling: Sampling, first: int, n: int) -> dict[str, Any]:
         model = prompt.adapter or self._model
-        return {"model": model, **request_fields(prompt, sampling, first, n)}
+        body = {"model": model, **request_fields(prompt, sampling, first, n)}
+        if prompt.cache_salt is not None and self._probed.salts:
+            body["cache_salt"] = prompt.cache_salt
+        return body
+
+
+def _path(prompt: Prompt) -> str:
+    return http_plain.PATH if prompt.plain else "/chat/completions"
 
 
 async def _merged(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from server.engines import http_plain
 from server.engines.http_upstream import Upstream
 from verifiers.errors import BadRequest, EngineError
 from verifiers.types import Capabilities, Continuation
@@ -39,6 +40,8 @@ class Probed:
     capabilities: Capabilities
     stream_options: Mapping[str, bool] | None
     tokenizes: bool
+    salts: bool
+    """It takes a `cache_salt`."""
 
 
 async def probe(upstream: Upstream, model: str) -> Probed:
@@ -56,8 +59,10 @@ async def probe(upstream: Upstream, model: str) -> Probed:
         continuation = group.create_task(probes.continuation())
         grammars = group.create_task(probes.grammars())
         tools = group.create_task(probes.tools())
+        plain = group.create_task(probes.plain())
         stream_options = group.create_task(probes.stream_options())
         tokenizes = group.create_task(probes.tokenizes())
+        salts = group.create_task(probes.salts())
     capabilities = Capabilities(
         context_length=card.get("max_model_len") or _UNKNOWN_CONTEXT,
         continuation=continuation.result(),
@@ -65,10 +70,11 @@ async def probe(upstream: Upstream, model: str) -> Probed:
         logprobs=logprobs.result(),
         grammars=grammars.result(),
         tools=tools.result(),
+        plain=plain.result(),
         together=together.result(),
         adapters=tuple(card["id"] for card in cards if card.get("parent") == model),
     )
-    return Probed(capabilities, stream_options.result(), tokenizes.result())
+    return Probed(capabilities, stream_options.result(), tokenizes.result(), salts.result())
 
 
 async def _model_cards(upstream: Upstream) -> list[Mapping[str, Any]]:
@@ -128,6 +134,17 @@ class _Probes:
         answer = await self._ask(tools=[_TOOL], tool_choice="required", max_tokens=64)
         return answer is not None and bool(answer["choices"][0]["message"].get("tool_calls"))
 
+    async def plain(self) -> bool:
+        body = {"model": self._model, "prompt": "Once", "max_tokens": 1}
+        try:
+            answer = await self._upstream.post(http_plain.PATH, body)
+        except (BadRequest, EngineError):
+            return False
+        match answer:
+            case {"choices": [{"text": str()}, *_]}:
+                return True
+        return False
+
     async def stream_options(self) -> Mapping[str, bool] | None:
         plain = {"include_usage": True}
         for options in (plain | {"continuous_usage_stats": True}, plain):
@@ -139,6 +156,9 @@ class _Probes:
                 continue
             return options
         return None
+
+    async def salts(self) -> bool:
+        return await self._ask(cache_salt="probe") is not None
 
     async def tokenizes(self) -> bool:
         body = {"model": self._model, "messages": _QUESTION}

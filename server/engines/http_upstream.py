@@ -12,6 +12,7 @@ import httpx
 from pydantic_core import from_json, to_json
 
 from server.engines.http_connection import Connections, pieces, read
+from server.telemetry.context import current
 from verifiers.errors import (
     BadRequest,
     EngineError,
@@ -120,7 +121,8 @@ class Upstream:
     async def _attempt(
         self, method: str, path: str, content: bytes
     ) -> AsyncIterator[httpx.Response]:
-        headers = [*self._headers, (b"Content-Length", str(len(content)).encode())]
+        size = str(len(content)).encode()
+        headers = [*self._headers, *current().headers, (b"Content-Length", size)]
         request = httpx.Request(
             method,
             self._url.copy_with(raw_path=path.encode()),

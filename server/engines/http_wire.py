@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from operator import itemgetter
 from typing import Any
 
+from server.engines.http_plain import plain_fields
 from verifiers.errors import BadRequest, EngineError, EngineUnavailable
 from verifiers.types import (
     TOKEN_IDS,
@@ -52,6 +53,8 @@ _UNCOUNTED = Usage(exact=False)
 
 def prompt_fields(prompt: Prompt) -> dict[str, Any]:
     """Give the part of a body that says what is asked; `/tokenize` takes it too."""
+    if prompt.plain:
+        return plain_fields(prompt)
     messages = tuple(
         {key: value for key, value in each.items() if key != TOKEN_IDS} for each in prompt.messages
     )
@@ -82,7 +85,9 @@ def request_fields(prompt: Prompt, sampling: Sampling, first: int, n: int) -> di
             body["include_stop_str_in_output"] = True
     if sampling.seed is not None:
         body["seed"] = (sample_seed(sampling.seed, "group") >> 32) + sampling.first + first
-    if sampling.logprobs is not None:
+    if sampling.logprobs is not None and prompt.plain:
+        body["logprobs"] = sampling.logprobs
+    elif sampling.logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     if n > 1:
         body["n"] = n

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from server.engines.scripts import Replies, Script, arithmetic, joined, split
 from verifiers.errors import BadRequest
-from verifiers.types import Capabilities, Chunk, Continuation, Prompt, Sampling
+from verifiers.types import TOKEN_IDS, Capabilities, Chunk, Continuation, Prompt, Sampling
 
 Failure: TypeAlias = Callable[[Prompt, int], Exception | None]
 
@@ -24,6 +24,7 @@ _CAPABILITIES = Capabilities(
     counts_live=True,
     grammars=True,
     tools=True,
+    plain=True,
 )
 
 
@@ -45,6 +46,7 @@ class ScriptedEngine:
         self.log: Counter[str] = Counter()
         """Samples started, finished, failed and aborted, and the tokens generated in them."""
         self.delay, self.fail, self._replies = delay, fail, Replies(script)
+        self._read = 0
 
     @property
     def running(self) -> int:
@@ -53,13 +55,23 @@ class ScriptedEngine:
 
     @property
     def statistics(self) -> Mapping[str, float]:
-        """What its log says."""
-        return {"generated_tokens_total": self.log["tokens"], "running_requests": self.running}
+        """What its log says, under vLLM's names: nothing waits here, or is cached."""
+        return {
+            "generated_tokens_total": self.log["tokens"],
+            "prompt_tokens_total": self._read,
+            "prefix_cache_queried_tokens_total": self._read,
+            "prefix_cache_hit_tokens_total": 0,
+            "preemptions_total": 0,
+            "running_requests": self.running,
+            "waiting_requests": 0,
+            "kv_cache_usage_ratio": 0.0,
+        }
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        """Count words, and the tokens of the reply to go on with."""
+        """Count words, or a plain prompt's ids, and the tokens of the reply to go on with."""
+        given = prompt.messages[0].get(TOKEN_IDS, ()) if prompt.plain else ()
         words = sum(len(str(message.get("content") or "").split()) for message in prompt.messages)
-        return words + len(prompt.reply.token_ids if prompt.reply else ())
+        return (len(given) or words) + len(prompt.reply.token_ids if prompt.reply else ())
 
     async def tokenize(self, text: str) -> tuple[int, ...]:
         """Number the words: ids that no reply of a script has."""
@@ -91,6 +103,7 @@ class ScriptedEngine:
             raise BadRequest(f"the engine has no adapter {prompt.adapter!r}", param="model")
         live = {i: self._replies.plan(prompt, sampling, i, prompt_tokens, room) for i in range(n)}
         self.log["started"] += n
+        self._read += n * prompt_tokens
         try:
             for index in tuple(live):
                 if self.fail is not None and (error := self.fail(prompt, index)):

@@ -90,6 +90,7 @@ class VLLMEngine:
             counts_live=True,
             grammars=True,
             tools=await renderer.shows_tools(),
+            plain=True,
             end_tokens=renderer.end_tokens,
             adapters=tuple(adapters),
             defaults=renderer.defaults,

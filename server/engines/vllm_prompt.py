@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.exceptions import VLLMClientError, VLLMValidationError
+from vllm.inputs.engine import tokens_input
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind
 from vllm.tool_parsers import ToolParser, ToolParserManager
@@ -54,6 +55,7 @@ class Rendered:
     prefix: Reply
     grammar_field: str | None
     """The request's field that a grammar was made of: vLLM's errors in it name none."""
+    plain: bool
 
     @property
     def length(self) -> int:
@@ -111,7 +113,8 @@ class ChatRenderer:
     async def render(self, prompt: Prompt, sampling: Sampling) -> Rendered:
         """Apply the template, append the reply so far and settle the sampling parameters.
 
-        Raises BadRequest where the template refuses or the context leaves no room for a token.
+        A plain prompt is taken as it is. Raises BadRequest where the template refuses
+        or the context leaves no room for a token.
         """
         try:
             request = chat_request(prompt, sampling)
@@ -134,9 +137,10 @@ class ChatRenderer:
             {**engine_input, "prompt_token_ids": token_ids},
             request,
             settled,
-            self._reasoning(request, token_ids),
+            {} if prompt.plain else self._reasoning(request, token_ids),
             prefix,
             grammar_field(prompt),
+            prompt.plain,
         )
 
     async def _engine_input(
@@ -147,6 +151,11 @@ class ChatRenderer:
         Up to there it is the prompt that the reply was an answer to, token for token, so that the
         cache knows it; what follows is text.
         """
+        if prompt.plain:
+            (message,) = prompt.messages
+            ids = message.get(TOKEN_IDS) or self._tokenizer.encode(message["content"])
+            plain: Mapping[str, Any] = tokens_input(list(ids), cache_salt=prompt.cache_salt)
+            return plain
         place = last_spliced(prompt.messages)
         if place is None:
             return await self._rendered(request)
@@ -211,7 +220,7 @@ class ChatRenderer:
     def reader(self, rendered: Rendered, *, incremental: bool) -> ReplyReader | None:
         """Make the reader of one sample; None where the text is all there is to see."""
         tools = bool(rendered.request.tools) and rendered.request.tool_choice != "none"
-        if not tools and not self._reasons:
+        if rendered.plain or not (tools or self._reasons):
             return None
         prompt_ids = rendered.engine_input["prompt_token_ids"]
         start = len(prompt_ids) - len(rendered.prefix.token_ids)

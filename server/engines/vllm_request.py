@@ -18,6 +18,7 @@ _SAME_NAME = (
     "frequency_penalty",
     "logit_bias",
     "min_tokens",
+    "ignore_eos",
     "thinking_token_budget",
 )
 
@@ -60,6 +61,8 @@ def _fields(prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
         fields["tool_choice"] = prompt.tool_choice or "auto"
         if prompt.parallel_tool_calls is not None:
             fields["parallel_tool_calls"] = prompt.parallel_tool_calls
+    if prompt.cache_salt is not None:
+        fields["cache_salt"] = prompt.cache_salt
     return fields | _grammar(prompt)
 
 

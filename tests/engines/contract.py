@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 import pytest
 
 from verifiers.errors import BadRequest
-from verifiers.types import Chunk, Continuation, Engine, Prompt, Reply, Sampling, Usage
+from verifiers.types import (
+    TOKEN_IDS,
+    Chunk,
+    Continuation,
+    Engine,
+    Prompt,
+    Reply,
+    Sampling,
+    Usage,
+)
 
 PROMPT = Prompt(({"role": "user", "content": "What is 17 times 3? Think step by step."},))
 SAMPLING = Sampling(max_tokens=40, temperature=1.0, seed=11)
@@ -239,6 +248,35 @@ async def prompts_are_counted(subject: Subject) -> None:
     assert counted in (0, sample.usage.prompt_tokens)
 
 
+async def a_plain_prompt_is_taken_as_it_is(subject: Subject) -> None:
+    engine, text = subject.engine, "Once upon a time there was a fox who"
+    templated = Prompt(({"role": "user", "content": text},))
+    plain, greedy = replace(templated, plain=True), replace(SAMPLING, temperature=0.0)
+    if not engine.capabilities.plain:
+        with pytest.raises(BadRequest):
+            await draw(engine, greedy, prompt=plain)
+        return
+    length = (await draw(engine, greedy, prompt=plain))[0].usage.prompt_tokens
+    assert await engine.count_tokens(plain) in (0, length)
+    assert 0 < length <= (await draw(engine, greedy, prompt=templated))[0].usage.prompt_tokens
+    ids = Prompt(({"role": "user", "content": "", TOKEN_IDS: (1, 2, 3, 4, 5)},), plain=True)
+    asked = replace(SAMPLING, logprobs=2, max_tokens=6)
+    for prompt, counted in ((plain, length), (ids, 5)):
+        for incremental in (False, True):
+            samples = await draw(engine, replace(asked, incremental=incremental), 3, prompt)
+            usage = sum((sample.usage for sample in samples.values()), Usage())
+            assert usage.prompt_tokens in (counted, 3 * counted)
+            for sample in samples.values():
+                assert sample.last.finish_reason in ("stop", "length")
+                assert len(sample.logprobs) == sample.usage.completion_tokens > 0
+    if engine.capabilities.continuation is not Continuation.NONE and subject.repeatable:
+        whole = (await draw(engine, greedy, prompt=plain))[0]
+        cut = (await draw(engine, replace(greedy, max_tokens=6), prompt=plain))[0]
+        going_on = replace(plain, reply=Reply(cut.text, cut.token_ids))
+        rest = (await draw(engine, replace(greedy, max_tokens=34), prompt=going_on))[0]
+        assert cut.text + rest.text == whole.text
+
+
 CONTRACT = (
     every_sample_ends_once,
     chunks_add_up,
@@ -253,4 +291,5 @@ CONTRACT = (
     a_failed_sample_costs_that_sample,
     bad_prompts_are_bad_requests,
     prompts_are_counted,
+    a_plain_prompt_is_taken_as_it_is,
 )

@@ -29,6 +29,7 @@ async def test_probes_find_what_the_upstream_can(engine: HTTPEngine) -> None:
     assert found.seeds
     assert found.grammars
     assert found.tools
+    assert found.plain
     assert found.together
 
 
@@ -39,6 +40,7 @@ async def test_probes_find_what_the_upstream_can(engine: HTTPEngine) -> None:
         ({"honours_seed": False}, "seeds", False),
         ({"logprobs": False}, "logprobs", None),
         ({"continuation": False}, "continuation", Continuation.NONE),
+        ({"completions": False}, "plain", False),
     ],
 )
 async def test_a_missing_ability_lowers_only_itself(
@@ -65,12 +67,13 @@ async def test_only_fields_that_are_set_are_sent(engine: HTTPEngine, stub: Stub)
     await draw(engine, Sampling(max_tokens=4))
     assert set(stub.records[0].body) == {"model", "messages", "max_tokens"}
     everything = Sampling(
-        5, 0.5, 0.9, 40, 0.1, 1.1, 0.2, 0.3, {"7": 1.0}, 2, ("\n",), (9,), True, ("no",), 3, 1
+        5, 0.5, 0.9, 40, 0.1, 1.1, 0.2, 0.3, {"7": 1.0}, 2, True, ("\n",), (9,), True, ("no",), 3, 1
     )
     await draw(engine, replace(everything, logprobs=2), prompt=replace(PROMPT, adapter="stub-lora"))
     sent = stub.records[1].body
     assert sent["model"] == "stub-lora"
     assert (sent["top_k"], sent["min_tokens"], sent["thinking_token_budget"]) == (40, 2, 3)
+    assert sent["ignore_eos"] is True
     assert (sent["logit_bias"], sent["bad_words"], sent["stop_token_ids"]) == (
         {"7": 1},
         ["no"],

@@ -65,6 +65,10 @@ class Sample:
     last: Chunk = field(default_factory=lambda: Chunk(0))
 
 
+END = 2
+"""SmolLM2's `<|im_end|>`."""
+
+
 async def draw(engine: Engine, prompt: Prompt = STORY, n: int = 1, **sampling: Any) -> list[Sample]:
     samples: dict[int, Sample] = defaultdict(Sample)
     async for chunk in engine.generate(prompt, Sampling(**{"max_tokens": 16} | sampling), n):
@@ -164,6 +168,17 @@ async def test_a_group_shares_the_whole_blocks_of_its_prompt(engine: Engine) -> 
     computed = [sample.usage.prompt_tokens - sample.usage.cached_tokens for sample in samples]
     assert all(sample.usage.prompt_tokens == length for sample in samples)
     assert sorted(computed) == [(length - 1) % 32 + 1] * 7 + [length]
+
+
+async def test_prompts_with_other_salts_are_not_found_in_the_cache(engine: Engine) -> None:
+    prompt = Prompt(({"role": "user", "content": "lantern harbour moss " * 40},))
+    plain = replace(prompt, messages=({"role": "user", "content": "amber " * 200},), plain=True)
+    for each in (prompt, plain):
+        cached = []
+        for salt in ("first", "second", "first", None, "second"):
+            (sample,) = await draw(engine, replace(each, cache_salt=salt), max_tokens=1)
+            cached.append(sample.usage.cached_tokens > 0)
+        assert cached == [False, False, True, False, True]
 
 
 async def test_whole_and_incremental_samples_are_counted_alike(engine: Engine) -> None:
@@ -344,6 +359,14 @@ async def test_tools_that_must_not_be_used_leave_the_text_alone(engine: Engine) 
     (sample,) = await draw(engine, replace(STORY, tools=(TOOL,), tool_choice="none"))
     assert sample.last.message is None
     assert sample.text
+
+
+async def test_replies_go_on_after_their_end_if_asked_to(engine: Engine) -> None:
+    wanted: dict[str, Any] = {"logit_bias": {str(END): 100.0}, "max_tokens": 9}
+    (ended,) = await draw(engine, **wanted)
+    (longer,) = await draw(engine, ignore_eos=True, **wanted)
+    assert (ended.usage.completion_tokens, ended.last.finish_reason) == (1, "stop")
+    assert (longer.usage.completion_tokens, longer.last.finish_reason) == (9, "length")
 
 
 async def test_many_invalid_samples_are_one_error(

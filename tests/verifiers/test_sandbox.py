@@ -13,8 +13,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import uvloop
 
-from verifiers.sandbox import LocalSandbox, Outcome, Program
+from verifiers.sandbox import LocalSandbox, Outcome, Program, _feed
 from verifiers.sandbox_command import Limits
 from verifiers.sandbox_filter import system_call_filter
 
@@ -239,6 +240,28 @@ refused(call, "memfd_create", b"x", 0)
     assert lines[-2:] == ["PermissionError"] * 2
 
 
+async def test_in_a_container_the_filter_alone_refuses_namespaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("verifiers.sandbox_command._without_more_namespaces", list)
+    kinds = [0x10000000, 0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x20000000, 0x40000000]
+    lines = await tried(f"""
+clone = 56 if os.uname().machine == "x86_64" else 220
+for kind in {kinds}:
+    refused(call, "syscall", clone, kind | 17, 0, 0, 0, 0)
+try:
+    call("syscall", 435, ctypes.create_string_buffer(88), 88)
+except OSError as error:
+    print(error.errno)
+import subprocess, threading
+thread = threading.Thread(target=print, args=("threads",))
+thread.start()
+thread.join()
+print(subprocess.run([sys.executable, "-c", "print('children')"], capture_output=True).stdout)
+""")
+    assert lines == [*["PermissionError"] * 7, "38", "threads", r"b'children\n'"]
+
+
 async def test_a_fork_bomb_stays_small() -> None:
     source, token = marked("import os\nwhile 1:\n  try: os.fork()\n  except OSError: pass")
     running = asyncio.create_task(run(source, seconds=1.5, processes=16))
@@ -354,3 +377,17 @@ def test_the_filter_knows_two_machines() -> None:
     assert system_call_filter("x86_64") != system_call_filter("aarch64")
     with pytest.raises(OSError, match="riscv64"):
         system_call_filter("riscv64")
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_has_ended_is_fed_in_vain(loop: Any) -> None:
+    """Its transport is closed by then, which the two kinds of event loop say differently."""
+
+    async def feed() -> None:
+        ended = await asyncio.create_subprocess_exec("true", stdin=asyncio.subprocess.PIPE)
+        await ended.wait()
+        assert ended.stdin is not None
+        await _feed(ended.stdin, b"x" * 1_000_000)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(feed())
