@@ -21,7 +21,11 @@ def export(
     kind: Annotated[Kind, typer.Option(help="Which rows; `docs/training.md` shows them.")],
     out: Annotated[Path, typer.Option(help="A directory for train, test and the report.")],
     traces: Annotated[
-        list[Path] | None, typer.Option(help="A server's file of traces; it may be running.")
+        list[str] | None,
+        typer.Option(
+            help="A server's file of traces, or the address of the store that has them; the "
+            "server may be running."
+        ),
     ] = None,
     pool: Annotated[
         list[Path] | None, typer.Option(help="A directory of `forethought bench record`.")

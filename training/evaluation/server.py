@@ -21,6 +21,7 @@ from loadtests.servers import free_port, serving
 from server.commands.serve import serve
 from server.configuration import PREFIX
 from server.models import child
+from server.store.opening import MEMORY
 from verifiers.errors import EngineError
 
 PATIENCE_S = 900.0
@@ -45,7 +46,7 @@ def served(settings: Mapping[str, Any], directory: Path) -> Iterator[str]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     config, log, port = directory / "server.toml", directory / "server.log", free_port()
-    config.write_text(_toml(settings), encoding="utf-8")
+    config.write_text(_toml({"store": MEMORY, **settings}), encoding="utf-8")
     command = [
         *("env", *(f"--unset={name}" for name in os.environ if _is_foreign(name))),
         *(sys.executable, "-m", "training.evaluation.server"),

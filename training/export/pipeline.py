@@ -17,6 +17,7 @@ from training.export.kinds import KINDS, Selection
 from training.export.labelling import Completing, Labelling, labelled_rows, replies_of
 from training.export.pools import PoolDirectory
 from training.export.questions import Question, merged
+from training.export.stored import StoredTraces, is_address, shown_address
 from training.export.traces import TraceFile
 from training.export.verdicts import Evidence, judged
 from training.rows import Prompted, Row, Stepped
@@ -31,7 +32,8 @@ class Order:
 
     kind: str
     out: Path
-    traces: tuple[Path, ...] = ()
+    traces: tuple[Path | str, ...] = ()
+    """Files of traces, or addresses of stores."""
     pools: tuple[Path, ...] = ()
     evidence: Evidence = field(default_factory=Evidence)
     selection: Selection = field(default_factory=Selection)
@@ -79,7 +81,7 @@ def export(order: Order, progress: Progress, completing: Completing | None = Non
     Raises:
         DataError: something cannot be read, or nothing is left.
     """
-    report = Report(order.kind, json.loads(json.dumps(asdict(order), default=str)))
+    report = Report(order.kind, _parameters(order))
     questions = merged(_read(order, progress, report))
     report.read["questions"] = len(questions)
     report.read["replies"] = sum(len(each.samples) for each in questions)
@@ -101,6 +103,13 @@ def export(order: Order, progress: Progress, completing: Completing | None = Non
     return report
 
 
+def _parameters(order: Order) -> dict[str, Any]:
+    """Write the order down, without passwords."""
+    told: dict[str, Any] = json.loads(json.dumps(asdict(order), default=str))
+    told["traces"] = [shown_address(each) if is_address(each) else each for each in told["traces"]]
+    return told
+
+
 def _recorded_rows(questions: Sequence[Question], order: Order, dropped: Counter[str]) -> list[Row]:
     make = KINDS[order.kind]
     made: list[Row] = []
@@ -115,11 +124,11 @@ def _recorded_rows(questions: Sequence[Question], order: Order, dropped: Counter
 
 
 def _read(order: Order, progress: Progress, report: Report) -> Iterable[Question]:
-    for path in order.traces:
-        file = TraceFile(path)
-        progress.start(f"traces {path.name}", file.count)
-        report.read["traces"] = report.read.get("traces", 0) + file.count
-        yield from file.questions(order.evidence.verifier, progress.advance, report.dropped)
+    for place in map(str, order.traces):
+        traces = StoredTraces(place) if is_address(place) else TraceFile(Path(place))
+        progress.start(f"traces {traces.name}", traces.count)
+        report.read["traces"] = report.read.get("traces", 0) + traces.count
+        yield from traces.questions(order.evidence.verifier, progress.advance, report.dropped)
     for path in order.pools:
         pool = PoolDirectory(path)
         progress.start(f"pool {path.name}", pool.count)

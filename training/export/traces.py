@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from server.traces import SCHEMA_VERSION
+from server.traces.schema import READABLE
 from strategies.base import strategy_classes
 from strategies.budget import Stage
 from strategies.events import EventKind
@@ -37,11 +37,12 @@ class TraceFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.name = path, path.name
         with self._reading() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version != SCHEMA_VERSION:
-                raise DataError(f"{path}: no traces of version {SCHEMA_VERSION}, but of {version}")
+            if version not in READABLE:
+                known = " or ".join(map(str, READABLE))
+                raise DataError(f"{path}: no traces of version {known}, but of {version}")
             (self.count,) = connection.execute("SELECT count(*) FROM traces").fetchone()
 
     def questions(
@@ -57,7 +58,7 @@ class TraceFile:
         with self._reading() as connection:
             for trace_id, header, events in _traces(connection):
                 try:
-                    yield _question(trace_id, header, events, verifier, dropped)
+                    yield question_of(trace_id, header, events, verifier, dropped)
                 except DataError as error:
                     dropped[f"traces: {error}"] += 1
                 advance()
@@ -88,13 +89,14 @@ def _traces(
             yield trace_id, json.loads(header), [(kind, json.loads(data)) for kind, data in events]
 
 
-def _question(
+def question_of(
     trace_id: str,
     header: dict[str, Any],
     events: Sequence[tuple[str, dict[str, Any]]],
     verifier: str | None,
     dropped: Counter[str],
 ) -> Question:
+    """Make a question of a trace. Raises DataError where it can be none."""
     if header["kind"] != "chat":
         raise DataError("not of a chat")
     if header["tools"]:

@@ -1,8 +1,7 @@
-"""Traces on disk: what every run did, event by event, in an append-only SQLite file.
+"""Traces in an SQLite file of their own, which is copied and exported while the server runs.
 
 One thread owns the connection, so the event loop never waits for the disk. Saves that come while
-one is written go into the next transaction together. Nothing is deleted yet: a trace is about as
-large as the texts of its samples.
+one is written go into the next transaction together.
 """
 
 from __future__ import annotations
@@ -16,44 +15,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
+from server.traces import queries
+from server.traces.base import Filter, Summary, TraceError, agreement_of
+from server.traces.schema import prepare
 from strategies.events import Event
 from verifiers.types import JSONObject
 
-Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE traces (
-    id TEXT PRIMARY KEY,
-    saved_at REAL NOT NULL,  -- Unix time
-    header TEXT NOT NULL     -- JSON: the request and its outcome
-) STRICT;
-CREATE TABLE events (
-    trace_id TEXT NOT NULL REFERENCES traces (id),
-    number INTEGER NOT NULL,
-    seconds REAL NOT NULL,   -- since the request was received
-    kind TEXT NOT NULL,
-    data TEXT NOT NULL,      -- JSON
-    PRIMARY KEY (trace_id, number)
-) STRICT, WITHOUT ROWID;
-"""
-
-
-class TraceError(Exception):
-    """The file cannot be opened, or is not a store of traces of this version."""
 
 
 class _Save(NamedTuple):
     """A trace on its way to the disk."""
 
-    header: tuple[str, float, str]
+    trace: tuple[Any, ...]
     events: list[tuple[str, int, float, str, str]]
     saved: asyncio.Future[None]
 
 
 class TraceStore:
-    """A store of traces; `open` makes it."""
+    """A file of traces; `open` makes it."""
 
     def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
         self._connection = connection
@@ -77,7 +57,9 @@ class TraceStore:
             raise TraceError(f"traces cannot be kept in {path}: {error}") from error
         return cls(connection, thread)
 
-    async def save(self, trace_id: str, header: JSONObject, events: Sequence[Event]) -> None:
+    async def save(
+        self, trace_id: str, header: JSONObject, events: Sequence[Event], owner: str = ""
+    ) -> None:
         """Add a trace; once this returns, it outlives the process.
 
         Raises:
@@ -87,15 +69,45 @@ class TraceStore:
             (trace_id, event.index, event.seconds, str(event.kind), _json(event.data))
             for event in events
         ]
+        text = _json(header)
+        trace = (
+            trace_id,
+            time.time(),
+            owner,
+            len(text) + sum(len(row[-1]) for row in rows),
+            header.get("kind", "chat"),
+            header.get("model"),
+            header.get("strategy"),
+            agreement_of(events),
+            header.get("tokens", 0),
+            text,
+        )
         saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Save((trace_id, time.time(), _json(header)), rows, saved))
+        self._waiting.append(_Save(trace, rows, saved))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_waiting())
         await saved
 
-    async def load(self, trace_id: str) -> dict[str, Any] | None:
-        """Read a trace: its header's fields, `id`, `saved_at` and `events`; None if unknown."""
-        return await self._on_thread(_read, trace_id)
+    async def load(self, trace_id: str, owner: str | None = None) -> dict[str, Any] | None:
+        """Read a trace; None where there is none, or it is not the owner's."""
+        return await self._on_thread(queries.read, trace_id, owner)
+
+    async def delete(self, trace_id: str, owner: str | None = None) -> bool:
+        """Delete a trace, its texts too; say whether there was one."""
+        return await self._on_thread(queries.delete, trace_id, owner)
+
+    async def page(
+        self, wanted: Filter, *, after: str | None = None, limit: int = 100
+    ) -> list[Summary]:
+        """List traces, the newest first; an `after` that is gone gives nothing."""
+        return await self._on_thread(queries.page, wanted, after, limit)
+
+    async def sweep(self, keep_s: float, max_bytes: int) -> int:
+        """Delete what is older, then the oldest until the rest is no larger."""
+        swept = 0
+        while some := await self._on_thread(queries.sweep, time.time() - keep_s, max_bytes):
+            swept += some
+        return swept
 
     async def aclose(self) -> None:
         """Write what waits, and close the file."""
@@ -104,11 +116,9 @@ class TraceStore:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown()
 
-    async def _on_thread(
-        self, work: Callable[[sqlite3.Connection, Argument], Result], argument: Argument
-    ) -> Result:
+    async def _on_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, work, self._connection, argument)
+        return await loop.run_in_executor(self._thread, work, self._connection, *arguments)
 
     async def _write_waiting(self) -> None:
         while self._waiting:
@@ -127,24 +137,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        _prepare(connection)
+        prepare(connection)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA busy_timeout = 5000")
-    connection.execute("PRAGMA journal_mode = WAL")
-    # WAL with NORMAL loses nothing when the process dies; a power cut may take the last traces.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if version == 0 and tables == 0:
-        connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
-    elif version != SCHEMA_VERSION:
-        raise TraceError(f"its schema version is {version}, not {SCHEMA_VERSION}")
 
 
 def _write(connection: sqlite3.Connection, batch: Sequence[_Save]) -> list[sqlite3.Error | None]:
@@ -163,35 +160,13 @@ def _write(connection: sqlite3.Connection, batch: Sequence[_Save]) -> list[sqlit
 def _write_one(connection: sqlite3.Connection, save: _Save) -> sqlite3.Error | None:
     connection.execute("SAVEPOINT one")
     try:
-        connection.execute("INSERT INTO traces VALUES (?, ?, ?)", save.header)
-        connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", save.events)
+        queries.insert(connection, save.trace, save.events)
     except sqlite3.IntegrityError as error:
         connection.execute("ROLLBACK TO one")
         return error
     finally:
         connection.execute("RELEASE one")
     return None
-
-
-def _read(connection: sqlite3.Connection, trace_id: str) -> dict[str, Any] | None:
-    row = connection.execute(
-        "SELECT saved_at, header FROM traces WHERE id = ?", (trace_id,)
-    ).fetchone()
-    if row is None:
-        return None
-    events = connection.execute(
-        "SELECT number, seconds, kind, data FROM events WHERE trace_id = ? ORDER BY number",
-        (trace_id,),
-    )
-    return {
-        **json.loads(row[1]),
-        "id": trace_id,
-        "saved_at": row[0],
-        "events": [
-            {"index": number, "seconds": seconds, "kind": kind, "data": json.loads(data)}
-            for number, seconds, kind, data in events
-        ],
-    }
 
 
 def _json(value: JSONObject) -> str:
