@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
@@ -16,6 +18,13 @@ from verifiers.errors import BadRequest, BodyTooLarge, WrongContentType
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MOST_KEYS = 4096
+"""Of one object in a body."""
+_LONGEST_NAME = 64
+"""Of a field that is looked for among those that there are."""
+MOST_BRACES = 200_000
+"""Of all objects and texts in it."""
+
 
 async def read_chat_request(http: Request, limit: int) -> ChatRequest:
     """Read a chat request of at most `limit` bytes; raises as `read_body` and `parse_request`."""
@@ -26,11 +35,14 @@ async def read_body(http: Request, limit: int) -> bytes:
     """Read a body that is declared as JSON, of at most `limit` bytes.
 
     Raises:
-        WrongContentType, BodyTooLarge
+        WrongContentType: it is not declared, or compressed, as nothing is unpacked here.
+        BodyTooLarge
     """
     content_type = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise WrongContentType("the body has to be declared as `Content-Type: application/json`")
+    if http.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise WrongContentType("the body has to come without `Content-Encoding`")
     return await _read(http, limit)
 
 
@@ -72,8 +84,15 @@ def parse_request(model: type[Model], body: bytes, refused: Mapping[str, str]) -
 
 def parse_json(body: bytes) -> Any:
     """Parse JSON as the standard has it, and without a key that comes twice."""
+    if body.count(b"{") > MOST_BRACES:  # each may be an object, and takes a call to look through
+        raise BadRequest(f"the body holds more than {MOST_BRACES} braces")
     try:
-        return json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(
+            body,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise BadRequest(f"the body is not JSON: {error.msg} at {where}") from None
@@ -119,7 +138,7 @@ def _message(detail: ErrorDetails, known: Iterable[str]) -> str:
         return "this field is required"
     if detail["type"] != "extra_forbidden":
         return detail["msg"]
-    near = get_close_matches(str(detail["loc"][-1]), list(known), n=1)
+    near = get_close_matches(str(detail["loc"][-1])[:_LONGEST_NAME], list(known), n=1)
     return "there is no such field" + (f"; did you mean `{near[0]}`?" if near else "")
 
 
@@ -142,10 +161,18 @@ def _path(detail: ErrorDetails, data: Any) -> Sequence[str | int]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise BadRequest("the body has a key twice in one object", param=twice)
+    if len(found) > MOST_KEYS:  # each could be an error to tell
+        raise BadRequest(f"an object of the body has more than {MOST_KEYS} keys")
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise BadRequest("the body holds a number that is too large")
+    return number
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -1,16 +1,21 @@
 """From settings to everything that runs, and back to nothing when the server ends.
 
 find_models   fetch what the engines load; may take minutes, and Ctrl-C ends it at once
-open_state    start the engines, build the verifiers, open the traces; close all of it at the end
+open_state    start the engines, build the verifiers, open store and traces; close all at the end
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
 
+from server.background import working as background
+from server.batches.worker import working
+from server.cache.fingerprint import fingerprint
 from server.checkpoints.configured import CHECKPOINT
 from server.checkpoints.in_flight import InFlight
 from server.checkpoints.policies import checkpoint_model
@@ -20,14 +25,17 @@ from server.engines.http import HTTPEngine
 from server.engines.http_upstream import Upstream
 from server.engines.scripted import ScriptedEngine
 from server.following import make_exchange, make_watcher
-from server.metrics import Metrics
+from server.keys.ring import KeyRing
+from server.metrics import Metrics, ObservedStore
 from server.models import ModelDirectory, Progress, SilentProgress, resolve
 from server.models.catalogue import read_catalogue
 from server.plugins import find_classes
 from server.promoted import follows, library_of, promoted_checkpoints
 from server.settings import MAIN_ENGINE, EngineSettings, Settings
 from server.state import State
-from server.traces import TraceStore
+from server.store.opening import MEMORY, opened
+from server.telemetry.opening import open_tracing
+from server.traces.recording import opened_traces
 from strategies.admission import Admission
 from strategies.request import Service
 from verifiers.base import Verifier
@@ -38,6 +46,7 @@ from verifiers.types import Engine
 CPU_SLOTS = 32
 """Where a CPU's throughput stops growing with the batch."""
 SLOTS = 256
+VLLM_LOGGING = Path(__file__).with_name("vllm_logging.json")
 
 
 def check_settings(settings: Settings) -> None:
@@ -81,6 +90,7 @@ async def open_state(
         EngineError: an engine does not start.
         VerifierError: a verifier does not.
         TraceError: the file for traces cannot be used.
+        StoreError: the store cannot.
     """
     progress = progress or SilentProgress()
     strategies, judges = find_classes(settings.plugins)
@@ -89,30 +99,34 @@ async def open_state(
     check(settings, strategies, verifiers)
     tables = read_tables(settings)
     async with AsyncExitStack() as stack:
-        traces = None
-        if settings.traces is not None:
-            traces = await stack.enter_async_context(
-                aclosing(await TraceStore.open(settings.traces))
-            )
+        tracing = await stack.enter_async_context(aclosing(open_tracing(settings.telemetry)))
+        store = await stack.enter_async_context(opened(settings.store or MEMORY))
+        traces = await stack.enter_async_context(opened_traces(settings.traces, store))
         equality = await stack.enter_async_context(aclosing(AnswerEquality()))
         engines = await _start_engines(settings, models, progress, stack)
         await equality.start()
         admission = _admission(settings)
         in_flight = InFlight()
+        metrics = Metrics(admission, strategies, engines)
+        watched = ObservedStore(store, metrics.store)
         state = State(
             settings=settings,
             service=Service(engines, equality, admission, tables),
             strategies=strategies,
             verifiers=verifiers,
-            metrics=Metrics(admission, strategies, engines),
+            metrics=metrics,
             traces=traces,
             exchange=make_exchange(settings, judges, engines, models, verifiers, in_flight),
+            store=watched,
+            keys=KeyRing(watched.records, settings.keys),
             models={
                 name: library_of(settings).find(each.checkpoint)
                 for name, each in models.items()
                 if each.checkpoint is not None
             },
             in_flight=in_flight,
+            tracing=tracing,
+            fingerprint=await asyncio.to_thread(fingerprint, settings, engines, models, tables),
         )
         watcher = make_watcher(state)
         await watcher.begin(promoted.values())
@@ -122,6 +136,9 @@ async def open_state(
                 await verifier.start()
         if follows(settings):
             await stack.enter_async_context(watcher.watching(settings.checkpoints_poll_s))
+        await stack.enter_async_context(aclosing(state.flights))
+        await stack.enter_async_context(working(state))
+        await stack.enter_async_context(background.working(state))
         yield state
 
 
@@ -207,6 +224,8 @@ def _import_vllm(settings: Settings) -> None:
     os.environ.setdefault(
         "VLLM_LOGGING_LEVEL", "DEBUG" if settings.log_level == "debug" else "WARNING"
     )
+    if settings.log_format == "json":  # vLLM's own processes read it too
+        os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(VLLM_LOGGING))
     try:
         importlib.import_module("server.engines.vllm")
     except ImportError as error:

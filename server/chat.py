@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import sqlite3
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from functools import partial
+from operator import setitem
 from typing import Any
 
 from pydantic_core import to_json
@@ -14,19 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.answering import perform
+from server.background.chat import ChatForm, submit_chat
+from server.background.journal import follow
+from server.background.work import Works
 from server.body import read_chat_request
-from server.convert import Order, describe, dry_run, take_order
+from server.convert import dry_run, take_order
 from server.disconnect import ClientGone, while_connected
 from server.errors import CLIENT_GONE
+from server.identity import identity_of
 from server.reply import completion
 from server.state import State
 from server.streaming import stream
-from server.traces import TraceStore
-from strategies.base import Outcome, run
-from strategies.events import Event
-from verifiers.types import JSONObject
+from server.wire import ChatRequest
 
-_log = logging.getLogger("forethought.traces")
+CACHE_HEADER = "X-Forethought-Cache"
+"""What the cache did for an answer, where it was asked; as `scaling.cache`."""
 
 
 async def chat(http: Request) -> Response:
@@ -34,36 +37,20 @@ async def chat(http: Request) -> Response:
     received = time.monotonic()
     state: State = http.app.state.forethought
     wire = await read_chat_request(http, state.settings.limits.body_bytes)
-    order = await take_order(wire, state, http.path_params.get("strategy"), received)
+    if wire.background and not wire.dry_run:
+        return await _in_background(http, wire)
+    identity, path = identity_of(http), http.path_params.get("strategy")
+    order = await take_order(wire, state, path, received, identity=identity)
     http.scope["strategy"], http.scope["ledger"] = order.name, order.request.ledger
     if wire.dry_run:
         return json_response(dry_run(order))
+    headers: dict[str, str] = {}
+    work = perform(order, state, identity, partial(setitem, headers, CACHE_HEADER))
     if wire.stream:
-        frames = stream(order, perform(order, state), state.settings.heartbeat_s, state.metrics)
-        first = await while_connected(_first(frames), http.receive)
-        return EventStream(first, frames)
-    outcome = await while_connected(perform(order, state), http.receive)
-    return json_response(completion(order, outcome))
-
-
-async def perform(order: Order, state: State) -> Outcome:
-    """Run the strategy; however it ends, its costs are counted and its events kept."""
-    try:
-        return await run(order.strategy, order.session, order.request)
-    finally:
-        state.metrics.observe(order.request, order.name)
-        if state.traces is not None:
-            await keep(state.traces, order.id, describe(order), order.request.events.events)
-
-
-async def keep(
-    traces: TraceStore, trace_id: str, header: JSONObject, events: Sequence[Event]
-) -> None:
-    """Keep the events; a full disk costs the trace, not the answer that was paid for."""
-    try:
-        await traces.save(trace_id, header, events)
-    except sqlite3.Error as error:
-        _log.error("%s: the trace is lost: %s", trace_id, error)
+        frames = stream(order, work, state.settings.heartbeat_s, state.metrics)
+        return await event_stream(http, frames, headers)
+    outcome = await while_connected(work, http.receive)
+    return json_response(completion(order, outcome), headers)
 
 
 class EventStream(Response):
@@ -71,8 +58,11 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, frames: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    def __init__(
+        self, first: bytes, frames: AsyncGenerator[bytes, None], headers: Mapping[str, str]
+    ) -> None:
+        told = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers}
+        super().__init__(headers=told)
         del self.headers["content-length"]
         self._first = first
         self._frames = frames
@@ -95,9 +85,32 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def json_response(body: Mapping[str, Any]) -> Response:
+async def _in_background(http: Request, wire: ChatRequest) -> Response:
+    """Take a request on that is answered later; one that is to stream is followed at once."""
+    state: State = http.app.state.forethought
+    work = await submit_chat(wire, state, identity_of(http), http.path_params.get("strategy"))
+    if not wire.stream:
+        return json_response(ChatForm().shown(work))
+    works = Works(state.store, state.settings.background)
+    frames = follow(state.store, works, ChatForm(), work, 0, state.settings.heartbeat_s)
+    return await event_stream(http, frames)
+
+
+async def event_stream(
+    http: Request, frames: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer with frames once there is a first one: what fails before is an error answer.
+
+    `headers` are read when it is there.
+    """
+    first = await while_connected(_first(frames), http.receive)
+    return EventStream(first, frames, headers or {})
+
+
+def json_response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """Write JSON; what is not a number becomes null."""
-    return Response(to_json(body, inf_nan_mode="null"), media_type="application/json")
+    content = to_json(body, inf_nan_mode="null")
+    return Response(content, headers=headers, media_type="application/json")
 
 
 def _part(frame: bytes) -> dict[str, Any]:

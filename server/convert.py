@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from server.identity import ANYONE, Identity
 from server.prompt import check_powers, make_prompt
 from server.resolve import (
     Judge,
@@ -58,6 +59,8 @@ class Order:
     sampling: Sampling
     prompt_tokens: int
     """0 where the engine cannot tell, or was not asked because the prompt surely fits."""
+    engine: Engine
+    """What answers."""
 
     @property
     def n(self) -> int:
@@ -65,8 +68,18 @@ class Order:
         return self.session.n
 
 
-async def take_order(wire: ChatRequest, state: State, path: str | None, received: float) -> Order:
+async def take_order(
+    wire: ChatRequest,
+    state: State,
+    path: str | None,
+    received: float,
+    plain: Prompt | None = None,
+    identity: Identity = ANYONE,
+) -> Order:
     """Understand a request; `path` is the strategy in the URL, `received` of `time.monotonic()`.
+
+    `plain` is what is asked in place of the messages, where no chat template is wanted. A budget
+    that the request does not name is at most what the key of `identity` allows.
 
     Raises:
         BadRequest and its kinds: something in the request cannot be served.
@@ -77,12 +90,17 @@ async def take_order(wire: ChatRequest, state: State, path: str | None, received
     judge = choose_judge(state, strategy, target.preset, wire.verifier)
     cap = _cap(wire, state)
     least = cap * (wire.n or 1)
-    budget = choose_budget(state, target.preset, wire.budget, wire.reasoning_effort, least)
+    budget = choose_budget(
+        state, target.preset, wire.budget, wire.reasoning_effort, least, identity.quota
+    )
     check_available(state, strategy[1], judge, target.engine.capabilities)
     strategy[1].check(state.service)
     _check_shape(wire, state, strategy[1])
-    most = state.settings.limits.max_messages
-    prompt = make_prompt(wire, target, most, wire.reasoning_effort)
+    if plain is None:
+        most = state.settings.limits.max_messages
+        prompt = make_prompt(wire, target, most, wire.reasoning_effort)
+    else:
+        prompt = replace(plain, adapter=target.adapter)
     check_powers(prompt, target.engine.capabilities)
     judge.admit(prompt)
     prompt_tokens = 0
@@ -97,7 +115,14 @@ async def take_order(wire: ChatRequest, state: State, path: str | None, received
     sampling = _sampling(wire, cap, target, strategy[1], judge)
     ledger = Ledger(budget, received=received)
     events = EventLog(lambda: ledger.seconds)
-    request = Request(state.service, ledger, events, judge.verifier, judge.fields)
+    request = Request(
+        state.service,
+        ledger,
+        events,
+        judge.verifier,
+        judge.fields,
+        cache_salt=identity.cache_salt,
+    )
     return Order(
         f"chatcmpl-{secrets.token_hex(12)}",
         int(time.time()),
@@ -109,6 +134,7 @@ async def take_order(wire: ChatRequest, state: State, path: str | None, received
         request,
         sampling,
         prompt_tokens,
+        target.engine,
     )
 
 
@@ -136,7 +162,7 @@ def describe(order: Order) -> dict[str, Any]:
     """Return what a trace keeps of the request itself."""
     wire, sampling, prompt = order.wire, order.sampling, order.session.prompt
     return {
-        "kind": "chat",
+        "kind": "completion" if prompt.plain else "chat",
         "created": order.created,
         "model": order.model,
         "adapter": prompt.adapter,
@@ -154,6 +180,7 @@ def describe(order: Order) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "seed": sampling.seed,
         "metadata": wire.metadata,
+        "tokens": order.request.ledger.total.completion_tokens,
         "drawn": drawn(order.request),
     }
 
@@ -172,13 +199,19 @@ def _check_shape(wire: ChatRequest, state: State, strategy: Strategy) -> None:
         raise BadRequest("`stream_options` needs `stream: true`", param="stream_options")
     n, most = wire.n or 1, state.settings.limits.max_samples
     if strategy.at_once(n) > most:
-        whole = "strategy" if strategy.parts() else "n"
-        param = "strategy.n" if "n" in type(strategy).model_fields else whole
         raise BadRequest(
-            f"this server draws at most {most} samples at once for a request", param=param
+            f"this server draws at most {most} samples at once for a request",
+            param=width_field(strategy),
         )
     if n > (choices := strategy.choices(n)):
         raise BadRequest(f"this strategy gives at most {choices} answers", param="n")
+
+
+def width_field(strategy: Strategy) -> str:
+    """Name the field of the request that says how many samples are drawn."""
+    if "n" in type(strategy).model_fields:
+        return "strategy.n"
+    return "strategy" if strategy.parts() else "n"
 
 
 def _check_restarts(wire: ChatRequest, strategy: tuple[str, Strategy]) -> None:
@@ -247,6 +280,7 @@ def _sampling(
         frequency_penalty=wire.frequency_penalty,
         logit_bias=wire.logit_bias,
         min_tokens=wire.min_tokens,
+        ignore_eos=wire.ignore_eos,
         stop=_words(wire.stop),
         stop_token_ids=tuple(wire.stop_token_ids or ()),
         bad_words=tuple(wire.bad_words or ()),

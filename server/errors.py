@@ -13,7 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from server.disconnect import ClientGone
+from server.draining import ServerEnding
+from server.keys.errors import Unauthenticated
+from server.security import JSON, security_headers
 from server.state import State
+from server.store.base import StoreUnavailable
 from strategies.budget import Ledger, Limit
 from verifiers.errors import (
     BadRequest,
@@ -25,8 +29,10 @@ from verifiers.errors import (
 
 CLIENT_GONE = 499
 """What logs and metrics call an answer that nobody waits for."""
+MOST_TOLD = 1000
+"""Characters of a message."""
 RETRY_AFTER_S = 5
-"""Told where an engine does not answer."""
+"""Told where an engine or the store does not answer, or the server ends."""
 
 _log = logging.getLogger("forethought.errors")
 
@@ -42,8 +48,14 @@ class NotFound(ForethoughtError):
 def error_object(error: ForethoughtError) -> dict[str, Any]:
     """Return the body of an error answer, or of a stream's error frame."""
     error = _told(error)
-    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return {"error": told}
+    param = None if error.param is None else _shortened(error.param)
+    message = _shortened(error.message)
+    return {"error": {"message": message, "type": error.type, "param": param, "code": error.code}}
+
+
+def _shortened(text: str) -> str:
+    """Return a text that may quote what a client sent, but not at length."""
+    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"
 
 
 def error_status(error: ForethoughtError) -> int:
@@ -58,8 +70,10 @@ def error_response(error: ForethoughtError, *, spent: bool = False) -> Response:
         headers["x-should-retry"] = "false"
     elif isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after)
-    elif isinstance(error, EngineUnavailable):
+    elif isinstance(error, EngineUnavailable | StoreUnavailable | ServerEnding):
         headers["Retry-After"] = str(RETRY_AFTER_S)
+    elif isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     body = to_json(error_object(error))
     return Response(body, error_status(error), headers, "application/json")
 
@@ -124,7 +138,9 @@ async def _on_fault(request: Request, error: Exception) -> Response:
     """Tell nothing of a fault of ours; the server's log has the traceback."""
     _count(request, error)
     response = error_response(ForethoughtError("the server failed"), spent=True)
+    # This one is sent outside of all middleware.
     response.headers["x-request-id"] = request.scope["request_id"]
+    response.headers.update(security_headers(request.scope["scheme"], JSON))
     return response
 
 

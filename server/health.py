@@ -11,9 +11,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from server.chat import json_response
+from server.draining import ServerEnding
 from server.metrics import CONTENT_TYPE
 from server.resolve import verifier_unavailable
 from server.state import State
+from server.store.base import StoreUnavailable
 from verifiers.base import Verifier
 from verifiers.concurrency import together
 from verifiers.errors import EngineError, EngineTimeout, EngineUnavailable, VerifierError
@@ -40,17 +42,19 @@ class Readiness:
         self._checked = -FRESH_S
         self._error: EngineError | None = None
         self._verifiers: dict[str, str] = {}
+        self._store = OK
 
     async def check(self) -> dict[str, Any]:
         """Tell how everything is, if every engine answers. Raises EngineUnavailable.
 
-        A verifier that is away is told of: requests that do not need it are served.
+        A verifier or a store that is away is told of: requests that do not need it are served.
         """
         async with self._lock:
             if time.monotonic() - self._checked >= FRESH_S:
                 self._error = await self._ask_all()
                 words = await together(map(self._word, self._state.verifiers.values()))
                 self._verifiers = dict(zip(self._state.verifiers, words, strict=True))
+                self._store = await self._store_word()
                 self._checked = time.monotonic()
         if self._error is not None:
             raise EngineUnavailable(self._error.message)
@@ -61,6 +65,7 @@ class Readiness:
             "status": "ready",
             "engines": engines,
             "verifiers": self._verifiers,
+            "store": self._store,
             "checkpoints": served,
         }
 
@@ -75,6 +80,13 @@ class Readiness:
         except TimeoutError:
             return f"it did not answer in {VERIFIER_PATIENCE_S:.0f} s"
         except VerifierError as error:
+            return error.message
+        return OK
+
+    async def _store_word(self) -> str:
+        try:
+            await self._state.store.check()
+        except StoreUnavailable as error:
             return error.message
         return OK
 
@@ -104,12 +116,16 @@ async def live(http: Request) -> Response:  # noqa: ARG001
 
 
 async def ready(http: Request) -> Response:
-    """Say whether every engine really answers, and which verifiers do."""
+    """Say whether every engine really answers, and which verifiers and whether the store do."""
     readiness: Readiness = http.app.state.readiness
+    state: State = http.app.state.forethought
+    if state.draining.begun:
+        raise ServerEnding
     return json_response(await readiness.check())
 
 
 async def metrics(http: Request) -> Response:
     """Write the counters in Prometheus' text format."""
     state: State = http.app.state.forethought
+    await state.metrics.store.measure(state.store)
     return Response(state.metrics.render(), media_type=CONTENT_TYPE)

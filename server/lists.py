@@ -1,4 +1,4 @@
-"""`GET` routes that list what this server has: models, strategies, verifiers, traces."""
+"""`GET` routes that list what this server has: models, strategies, verifiers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.chat import json_response
-from server.errors import NotFound
 from server.resolve import Target, targets, verifier_unavailable
 from server.state import State
 from strategies.base import Strategy
@@ -55,21 +54,6 @@ async def list_verifiers(http: Request) -> Response:
         _verifier(name, each, verifier_unavailable(state, each, able))
         for name, each in state.verifiers.items()
     )
-
-
-async def show_trace(http: Request) -> Response:
-    """Show what a request did, event by event."""
-    return json_response(await load_trace(_state(http), http.path_params["trace_id"]))
-
-
-async def load_trace(state: State, trace_id: str, param: str | None = None) -> dict[str, Any]:
-    """Read a stored trace; `param` is the field that names it. Raises NotFound."""
-    if state.traces is None:
-        raise NotFound("this server keeps no traces: see the setting `traces`", param=param)
-    trace = await state.traces.load(trace_id)
-    if trace is None:
-        raise NotFound(f"there is no trace {trace_id!r}", param=param)
-    return trace
 
 
 def _state(http: Request) -> State:

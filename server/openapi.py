@@ -1,16 +1,21 @@
-"""The OpenAPI document of the routes that read bodies, built from the classes that check them."""
+"""The OpenAPI document: FastAPI's, and what it cannot see as routes read bodies themselves."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
+from server.completions.wire import CompletionRequest
+from server.document import operations as documented
+from server.document.operations import JSON, REF, Answers
+from server.responses.wire import ResponseRequest
 from server.wire import ChatRequest
 from server.wire_verify import ReplayRequest, RerankRequest, ScoreRequest, VerifyRequest
 from strategies.base import Strategy
@@ -20,7 +25,24 @@ VERIFY_PATH = "/v1/verify"
 RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 SCORE_PATHS = ("/v1/score", "/score")
 REPLAY_PATH = "/v1/replay"
-REF = "#/components/schemas/{model}"
+COMPLETIONS_PATH = "/v1/completions"
+RESPONSE_PATHS = ("/v1/responses", "/v1/{strategy}/responses")
+_OPEN = frozenset({"/healthz", "/readyz"})
+_PLACE = re.compile(r"\{(\w+)\}")
+_NEVER_SENT = ("HTTPValidationError", "ValidationError")
+"""FastAPI's own errors: ours are OpenAI's."""
+
+
+_Nameless: TypeAlias = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "not": {"required": ["type"]},
+            "description": "Parameters of the strategy that the URL or the preset names.",
+        }
+    ),
+]
 
 
 class Route(NamedTuple):
@@ -28,43 +50,20 @@ class Route(NamedTuple):
 
     paths: tuple[str, ...]
     summary: str
-    answer: str
+    answers: Answers
     request: type[BaseModel]
 
 
 JUDGING = (
-    Route((VERIFY_PATH,), "Verify", "A score and a rank for each candidate.", VerifyRequest),
-    Route(RERANK_PATHS, "Rerank", "Documents, the best first.", RerankRequest),
-    Route(SCORE_PATHS, "Score", "A score for each pair of texts.", ScoreRequest),
-    Route(
-        (REPLAY_PATH,), "Replay", "What each way of choosing would have returned.", ReplayRequest
-    ),
+    Route((VERIFY_PATH,), "Verify", documented.VERIFICATION, VerifyRequest),
+    Route(RERANK_PATHS, "Rerank", documented.RANKING, RerankRequest),
+    Route(SCORE_PATHS, "Score", documented.SCORING, ScoreRequest),
+    Route((REPLAY_PATH,), "Replay", documented.REPLAYING, ReplayRequest),
 )
-
-
-def chat_operation(path: str) -> dict[str, Any]:
-    """Describe the chat route."""
-    told = "A chat completion with `usage` and `scaling`, or its chunks."
-    operation = _operation("Chat", "ChatCompletionRequest", told)
-    strategy = {"name": "strategy", "in": "path", "required": True, "schema": {"type": "string"}}
-    operation["parameters"] = [strategy] if "{strategy}" in path else []
-    operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    return operation
-
-
-def _operation(summary: str, request: str, answer: str) -> dict[str, Any]:
-    schema = {"$ref": REF.format(model=request)}
-    return {
-        "summary": summary,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {
-            "200": {
-                "description": answer,
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            },
-            "default": {"description": "An error object as OpenAI's."},
-        },
-    }
+ANSWERING = (
+    Route((COMPLETIONS_PATH,), "Complete", documented.COMPLETION, CompletionRequest),
+    Route(RESPONSE_PATHS, "Respond", documented.RESPONSE, ResponseRequest),
+)
 
 
 def request_model(strategies: Mapping[str, type[Strategy]]) -> type[BaseModel]:
@@ -75,19 +74,17 @@ def request_model(strategies: Mapping[str, type[Strategy]]) -> type[BaseModel]:
     return create_model(
         "ChatCompletionRequest",
         __base__=ChatRequest,
-        strategy=(union | str | None, Field(None, description="A name, or it with parameters.")),
+        strategy=(
+            union | _Nameless | str | None,
+            Field(None, description="A name, or it with parameters."),
+        ),
     )
 
 
-def _add_schema(schemas: dict[str, Any], model: type[BaseModel]) -> None:
-    """Add a model's schema, and those that it refers to, to the components."""
-    schema = model.model_json_schema(ref_template=REF)
-    schemas.update(schema.pop("$defs"))
-    schemas[model.__name__] = schema
-
-
-def add_openapi(app: FastAPI, strategies: Mapping[str, type[Strategy]]) -> None:
-    """Let the app's document hold the request's schema."""
+def add_openapi(
+    app: FastAPI, strategies: Mapping[str, type[Strategy]], *, keyed: bool = False
+) -> None:
+    """Let the app's document hold every route whole; `keyed`: clients need a key."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -97,15 +94,68 @@ def add_openapi(app: FastAPI, strategies: Mapping[str, type[Strategy]]) -> None:
                 description=app.description,
                 routes=app.routes,
             )
-            for path in CHAT_PATHS:
-                document["paths"][path] = {"post": chat_operation(path)}
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            _add_schema(schemas, request_model(strategies))
-            for route in JUDGING:
-                _add_schema(schemas, route.request)
-                operation = _operation(route.summary, route.request.__name__, route.answer)
-                document["paths"].update({path: {"post": operation} for path in route.paths})
+            chat = Route(CHAT_PATHS, "Chat", documented.CHAT, request_model(strategies))
+            _add_routes(document, (chat, *ANSWERING, *JUDGING))
+            _complete(document, keyed=keyed)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_routes(document: dict[str, Any], routes: tuple[Route, ...]) -> None:
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for route in routes:
+        _add_schema(schemas, route.request)
+        for path in route.paths:
+            schema = documented.reference(route.request)
+            operation = {
+                "summary": route.summary,
+                "operationId": path.strip("/").replace("/", "_").strip("{}"),
+                "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
+                "responses": documented.responses(route.answers),
+            }
+            document["paths"].setdefault(path, {})["post"] = operation
+    for model in documented.all_models():
+        _add_schema(schemas, model)
+
+
+def _complete(document: dict[str, Any], *, keyed: bool) -> None:
+    """Say of every route what FastAPI leaves out: parameters of the path, answers, errors, keys."""
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if (answers := documented.ANSWERS.get((method, path))) is not None:
+                operation["responses"] = documented.responses(answers)
+            for never in ("422", "default"):
+                operation["responses"].pop(never, None)
+            operation["responses"] |= documented.errors()
+            known = operation.setdefault("parameters", [])
+            for name in set(_PLACE.findall(path)) - {each["name"] for each in known}:
+                known.append(_in_path(name))
+            if keyed and path not in _OPEN:
+                operation["security"] = [{"key": []}]
+    components = document["components"]
+    for name in _NEVER_SENT:
+        components["schemas"].pop(name, None)
+    if keyed:
+        scheme = {"type": "http", "scheme": "bearer", "description": "`forethought keys create`"}
+        components["securitySchemes"] = {"key": scheme}
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    described = f"The {name.replace('_', ' ')}."
+    schema = {"type": "string", "minLength": 1}
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": described,
+        "schema": schema,
+    }
+
+
+def _add_schema(schemas: dict[str, Any], model: type[BaseModel]) -> None:
+    """Add a model's schema, and those that it refers to, to the components."""
+    schema = model.model_json_schema(ref_template=REF)
+    schemas.update(schema.pop("$defs", {}))
+    schemas[model.__name__] = schema

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from server.resolve import Target
+from server.schemas import check_pattern_bounds, check_schema_bounds
 from server.settings import Effort
 from server.wire import TEMPLATE_RESERVED, Conversation
 from server.wire_messages import Message
@@ -35,6 +36,7 @@ def make_prompt(
         target.adapter,
     )
     _check_tools(prompt)
+    _check_grammar(prompt.response_format)
     return prompt
 
 
@@ -82,6 +84,9 @@ def _check_tools(prompt: Prompt) -> None:
     names = [tool["function"]["name"] for tool in prompt.tools]
     if len(set(names)) < len(names):
         raise BadRequest("two tools have the same name", param="tools")
+    for place, tool in enumerate(prompt.tools):
+        schema = tool["function"].get("parameters") or {}
+        check_schema_bounds(schema, f"tools.{place}.function.parameters")
     choice = prompt.tool_choice
     if not names and choice not in (None, "auto", "none"):
         raise BadRequest("there are no `tools` to choose from", param="tool_choice")
@@ -89,8 +94,20 @@ def _check_tools(prompt: Prompt) -> None:
         raise BadRequest("no tool has that name", param="tool_choice.function.name")
 
 
+def _check_grammar(asked: JSONObject | None) -> None:
+    if asked is None:
+        return
+    if asked["type"] == "json_schema":
+        schema = asked["json_schema"].get("schema") or {}
+        check_schema_bounds(schema, "response_format.json_schema.schema")
+    elif asked["type"] == "regex":
+        check_pattern_bounds(asked["regex"], "response_format.regex")
+
+
 def check_powers(prompt: Prompt, able: Capabilities) -> None:
     """Refuse what an engine cannot do. Raises BadRequest."""
+    if prompt.plain and not able.plain:
+        raise BadRequest("this engine takes messages only: use /v1/chat/completions")
     if prompt.tools and prompt.tool_choice != "none" and not able.tools:
         raise BadRequest("this model is served without tools", param="tools")
     if prompt.response_format is not None and not able.grammars:

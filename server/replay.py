@@ -29,8 +29,9 @@ from starlette.responses import Response
 from server.body import parse_request, read_body
 from server.chat import json_response
 from server.disconnect import while_connected
-from server.lists import load_trace
+from server.identity import Identity, identity_of
 from server.state import State
+from server.traces.routes import load_trace
 from server.verification import check_count, given_candidate
 from server.wire_verify import RecordedReply, ReplayRequest
 from strategies.base import MAX_SAMPLES, Parallel, best_first
@@ -67,7 +68,7 @@ async def replay(http: Request) -> Response:
     state: State = http.app.state.forethought
     body = await read_body(http, state.settings.limits.body_bytes)
     wire = parse_request(ReplayRequest, body, {})
-    record = await _record(wire, state)
+    record = await _record(wire, state, identity_of(http))
     sizes = _sizes(wire.k, len(record.replies))
     data = await while_connected(_rows(record, sizes, state), http.receive)
     return json_response(
@@ -82,12 +83,12 @@ async def replay(http: Request) -> Response:
     )
 
 
-async def _record(wire: ReplayRequest, state: State) -> Record:
+async def _record(wire: ReplayRequest, state: State, identity: Identity) -> Record:
     if wire.trace is not None:
         for name in ("candidates", "messages", "response_format"):
             if getattr(wire, name) is not None:
                 raise BadRequest("the trace has its own", param=name)
-        return recorded(await load_trace(state, wire.trace, "trace"), state)
+        return recorded(await load_trace(state, identity, wire.trace, "trace"), state)
     if wire.candidates is None:
         raise BadRequest("give a `trace` or `candidates`", param="candidates")
     check_count(state, len(wire.candidates), "candidates")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from server.cache.outcome import CachedOutcome
 from server.convert import Order
 from strategies.base import Outcome
 from verifiers.types import Candidate, FinishReason, TokenLogprob, Usage
@@ -58,9 +59,25 @@ def scaling(order: Order, outcome: Outcome) -> dict[str, Any]:
         "seconds": round(ledger.seconds, 6),
         "trace_id": order.id,
     }
+    if isinstance(outcome, CachedOutcome):
+        told |= _cached(outcome)
     if order.wire.include and "candidates" in order.wire.include:
         told["candidates"] = [_candidate(each) for each in outcome.candidates]
     return told
+
+
+def _cached(outcome: CachedOutcome) -> dict[str, Any]:
+    """Tell what the cache did, and of what it gave: whose it is, and what that one had cost."""
+    origin = outcome.origin
+    if origin is None:
+        return {"cache": outcome.cache}
+    original = {
+        "id": origin.id,
+        "prompt_tokens": origin.prompt_tokens,
+        "usage": origin.usage,
+        "seconds": origin.seconds,
+    }
+    return {"cache": outcome.cache, "original": original, "trace_id": origin.id}
 
 
 def finish_reason(choice: Candidate) -> FinishReason:

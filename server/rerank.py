@@ -17,6 +17,7 @@ from starlette.responses import Response
 from server.body import parse_request, read_body
 from server.chat import json_response
 from server.disconnect import while_connected
+from server.identity import identity_of
 from server.resolve import Judge, Named, Target, choose_scorer, choose_target, targets
 from server.state import State
 from server.verdicts import Verdict, judge_all, scaling, usage
@@ -41,10 +42,10 @@ async def rerank(http: Request) -> Response:
     target, judge = _chosen(state, wire.model, wire.verifier)
     check_count(state, len(wire.documents), "documents")
     question = _question(target, wire.query, wire.documents, 0)
-    terms = Terms(wire.budget, wire.seed, received)
+    terms = Terms(wire.budget, wire.seed, received, identity_of(http))
     order = take_verification("rerank", state, target, judge, [question], terms)
     http.scope["ledger"] = order.request.ledger
-    [verdicts] = await while_connected(judge_all(order, state), http.receive)
+    [verdicts] = await while_connected(judge_all(order, state, identity_of(http)), http.receive)
     results = []
     for index in _best_first(verdicts)[: wire.top_n or None]:
         result: dict[str, Any] = {"index": index}
@@ -72,10 +73,10 @@ async def score(http: Request) -> Response:
     target, judge = _chosen(state, wire.model, wire.verifier)
     check_count(state, len(wire.text_2), "text_2")
     questions = _questions(target, wire)
-    terms = Terms(wire.budget, wire.seed, received)
+    terms = Terms(wire.budget, wire.seed, received, identity_of(http))
     order = take_verification("score", state, target, judge, questions, terms)
     http.scope["ledger"] = order.request.ledger
-    said = await while_connected(judge_all(order, state), http.receive)
+    said = await while_connected(judge_all(order, state, identity_of(http)), http.receive)
     verdicts = [verdict for some in said for verdict in some]
     return json_response(
         {

@@ -7,11 +7,13 @@ parameters the body's win over the preset's, those over the defaults.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from server.body import validated
 from server.checkpoints.library import Checkpoint
+from server.identity import Quota
+from server.keys.errors import Forbidden
 from server.settings import Effort, Preset
 from server.state import State
 from server.wire import BudgetFields
@@ -98,9 +100,9 @@ def choose_strategy(
     said = {} if preset is None else dict(preset.strategy)
     if path is not None and unalias(path) not in classes:
         raise UnknownStrategy(f"there is no strategy {path!r}", param="strategy")
-    spoken = (path, said.pop("type", None), body.pop("type", None))
-    if not isinstance(spoken[-1], str | None):
+    if not isinstance(body.get("type", ""), str):
         raise BadRequest("the type is a strategy's name", param="strategy.type")
+    spoken = (path, said.pop("type", None), body.pop("type", None))
     names = {unalias(name) for name in spoken if name is not None}
     if not names and body:
         raise BadRequest("name the strategy that these parameters are for", param="strategy.type")
@@ -179,22 +181,27 @@ def choose_budget(
     given: BudgetFields | None,
     effort: Effort | None = None,
     least: int = 0,
+    quota: Quota | None = None,
 ) -> Budget:
     """Fill in what the request leaves out: by its effort, the preset, the server's defaults.
 
     An effort's budget is not below `least`, the replies that the client wants at full length: it
-    rules how much is thought, and cuts no answer. Raises BadRequest over the server's caps.
+    rules how much is thought, and cuts no answer. What the request does not name is at most what
+    the key's quota allows. Raises BadRequest over the server's caps, Forbidden over the key's.
     """
-    limits = state.settings.limits
+    limits, most = state.settings.limits, None if quota is None else quota.budget_tokens
     asked = {} if given is None else given.model_dump(exclude_none=True)
     for name, amount in asked.items():
         if amount > (cap := getattr(limits, name)):
             raise BadRequest(f"this server allows at most {cap}", param=f"budget.{name}")
+    if most is not None and asked.get("max_tokens", most) > most:
+        raise Forbidden(f"this key allows at most {most}", param="budget.max_tokens")
     said = {} if preset is None else dict(preset.budget or {})
     meant = None if effort is None else getattr(state.settings.reasoning_effort, effort)
     if meant is not None:
         said["max_tokens"] = min(max(meant, least), limits.max_tokens)
-    return Budget(**{**state.settings.budget.model_dump(), **said, **asked})
+    chosen = Budget(**{**state.settings.budget.model_dump(), **said, **asked})
+    return chosen if most is None else replace(chosen, max_tokens=min(chosen.max_tokens, most))
 
 
 def verifier_unavailable(state: State, verifier: Verifier, policy: Capabilities) -> str | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from pydantic_core import to_json
 
@@ -21,7 +21,7 @@ from server.reply import finish_reason, logprobs, scaling, usage
 from strategies.base import Outcome
 from strategies.events import Answer, Event
 from verifiers.errors import ForethoughtError
-from verifiers.types import Candidate
+from verifiers.types import Candidate, TokenLogprob
 
 _log = logging.getLogger("forethought.errors")
 
@@ -66,8 +66,30 @@ class Feed:
         return items if items else None  # only its end makes news without an item
 
 
+class Frames(Protocol):
+    """Writes one response in the form of its endpoint, piece by piece."""
+
+    @property
+    def answering(self) -> bool:
+        """Whether a piece of the answer was written."""
+
+    def opening(self) -> bytes:
+        """Write what comes before everything."""
+
+    def write(self, item: Event | Answer) -> bytes:
+        """Write what is new; empty where the client did not ask for it."""
+
+    def closing(self, outcome: Outcome) -> bytes:
+        """Write what was not written yet, and how it ended."""
+
+    def failing(self, failure: BaseException) -> bytes:
+        """Write that there is no answer, or no more of it."""
+
+
 class Writer:
     """Writes the chunks of one response; remembers what of each choice was sent."""
+
+    kind = "chat.completion.chunk"
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -79,7 +101,7 @@ class Writer:
         self._head = to_json(
             {
                 "id": order.id,
-                "object": "chat.completion.chunk",
+                "object": self.kind,
                 "created": order.created,
                 "model": order.model,
             }
@@ -126,6 +148,10 @@ class Writer:
             frames.append(self._frame({"choices": [], "usage": usage(order, outcome)}))
         return b"".join((*frames, DONE))
 
+    def failing(self, failure: BaseException) -> bytes:
+        """Write the error, on which openai-python raises."""
+        return error_frame(failure, self._order.id)
+
     def _piece(self, index: int, candidate: Candidate) -> bytes:
         sent = self._sent.get(candidate.id)
         if sent is None:
@@ -135,7 +161,10 @@ class Writer:
         if not delta and not new:
             return b""
         sent.logprobs += len(new)
-        return self._chunk(index, delta, logprobs(new, self._top or 0) if new else None)
+        return self._chunk(index, delta, self._logprobs(index, new) if new else None)
+
+    def _logprobs(self, index: int, new: Sequence[TokenLogprob]) -> dict[str, Any]:  # noqa: ARG002
+        return logprobs(new, self._top or 0)
 
     def _chunk(
         self,
@@ -173,14 +202,20 @@ class _Sent:
 
 
 async def stream(
-    order: Order, work: Coroutine[Any, Any, Outcome], heartbeat_s: float, metrics: Metrics
+    order: Order,
+    work: Coroutine[Any, Any, Outcome],
+    heartbeat_s: float,
+    metrics: Metrics,
+    writer: Frames | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Do the work and yield what to send; closing the generator stops the work.
+
+    `writer`: of another endpoint than chat's.
 
     Raises:
         Exception: what the work raised before anything was sent.
     """
-    feed, writer, ledger = Feed(), Writer(order), order.request.ledger
+    feed, writer, ledger = Feed(), writer or Writer(order), order.request.ledger
     order.request.events.subscribe(feed.put)
     doing = asyncio.create_task(work)
     doing.add_done_callback(feed.end)
@@ -200,7 +235,7 @@ async def stream(
             yield (b"" if begun else writer.opening()) + writer.closing(doing.result())
         elif begun:
             metrics.error(type(failure).__name__)
-            yield error_frame(failure, order.id)
+            yield writer.failing(failure)
         else:
             raise failure
     finally:
@@ -209,14 +244,17 @@ async def stream(
 
 
 def error_frame(failure: BaseException, request_id: str) -> bytes:
-    """End a stream with an error; openai-python raises on it. A fault of ours is told to nobody."""
+    """End a stream with an error; openai-python raises on it."""
+    return b"data: %b\n\n%b" % (to_json(error_object(told_failure(failure, request_id))), DONE)
+
+
+def told_failure(failure: BaseException, request_id: str) -> ForethoughtError:
+    """Log why a stream failed; return what its client is told: nothing of a fault of ours."""
     if isinstance(failure, ForethoughtError):
-        told = failure
-        log_error(told, request_id)
-    else:
-        told = ForethoughtError("the server failed")
-        _log.error("%s: a stream failed", request_id, exc_info=failure)
-    return b"data: %b\n\n%b" % (to_json(error_object(told)), DONE)
+        log_error(failure, request_id)
+        return failure
+    _log.error("%s: a stream failed", request_id, exc_info=failure)
+    return ForethoughtError("the server failed")
 
 
 def _calls(choice: Candidate) -> list[dict[str, Any]]:

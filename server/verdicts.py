@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from server.chat import keep
 from server.convert import described
+from server.identity import Identity
+from server.quotas import spending
 from server.reply import stage_usage
 from server.resolve import Judge
 from server.state import State
+from server.telemetry.base import Run
+from server.traces.recording import keep
 from server.verification import Question, Verification
 from strategies.budget import Limit
 from strategies.events import EventKind
@@ -34,20 +37,25 @@ class Verdict(NamedTuple):
     """1 is the best of its question; equal scores share a rank."""
 
 
-async def judge_all(order: Verification, state: State) -> list[list[Verdict]]:
+async def judge_all(order: Verification, state: State, identity: Identity) -> list[list[Verdict]]:
     """Score every question's replies; however it ends, its costs are counted and its events kept.
 
     Raises:
         DeadlinePassed: it passed before there was a score.
         VerifierError, EngineError and their kinds: what the verifier asks fails.
     """
-    try:
-        return await _judged(order)
-    finally:
-        state.metrics.observe(order.request, order.kind)
-        if state.traces is not None:
+    async with spending(order, identity, state):
+        try:
+            with state.tracing.run(_run(order)):
+                return await _judged(order)
+        finally:
+            state.metrics.observe(order.request, order.kind, order.judge.name)
             events = order.request.events.events
-            await keep(state.traces, order.id, _described(order), events)
+            await keep(state, identity, order.id, _described(order), events)
+
+
+def _run(order: Verification) -> Run:
+    return Run(order.id, order.kind, order.model, order.judge.name, order.request)
 
 
 async def _judged(order: Verification) -> list[list[Verdict]]:
@@ -129,6 +137,7 @@ def _described(order: Verification) -> dict[str, Any]:
         "verifier": order.judge.name,
         "verifier_fields": dict(order.judge.fields),
         "budget": described(budget),
+        "tokens": order.request.ledger.total.completion_tokens,
         "questions": [
             {
                 "messages": question.prompt.messages,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from server.identity import ANYONE, Identity
 from server.resolve import Judge, Target, choose_budget
 from server.state import State
 from server.wire import BudgetFields
@@ -53,6 +54,7 @@ class Terms:
     seed: int | None
     received: float
     """Of `time.monotonic()`."""
+    identity: Identity = ANYONE
 
 
 def take_verification(
@@ -70,10 +72,18 @@ def take_verification(
     """
     for question in questions:
         judge.admit(question.prompt)
-    budget = choose_budget(state, target.preset, terms.budget)
+    identity = terms.identity
+    budget = choose_budget(state, target.preset, terms.budget, quota=identity.quota)
     ledger = Ledger(budget, received=terms.received)
     events = EventLog(lambda: ledger.seconds)
-    request = Request(state.service, ledger, events, judge.verifier, judge.fields)
+    request = Request(
+        state.service,
+        ledger,
+        events,
+        judge.verifier,
+        judge.fields,
+        cache_salt=identity.cache_salt,
+    )
     sampling = Sampling(state.settings.default_max_completion_tokens, seed=terms.seed)
     return Verification(
         f"{kind}-{secrets.token_hex(12)}",

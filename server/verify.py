@@ -11,6 +11,7 @@ from starlette.responses import Response
 from server.body import parse_request, read_body
 from server.chat import json_response
 from server.disconnect import while_connected
+from server.identity import Identity, identity_of
 from server.prompt import make_prompt
 from server.resolve import choose_scorer, choose_target, targets
 from server.state import State
@@ -34,14 +35,14 @@ async def verify(http: Request) -> Response:
     state: State = http.app.state.forethought
     body = await read_body(http, state.settings.limits.body_bytes)
     wire = parse_request(VerifyRequest, body, {})
-    order = _take(wire, state, received)
+    order = _take(wire, state, received, identity_of(http))
     http.scope["ledger"] = order.request.ledger
-    [verdicts] = await while_connected(judge_all(order, state), http.receive)
+    [verdicts] = await while_connected(judge_all(order, state, identity_of(http)), http.receive)
     shown = bool(wire.include and "candidates" in wire.include)
     return json_response(_answer(order, verdicts, shown=shown))
 
 
-def _take(wire: VerifyRequest, state: State, received: float) -> Verification:
+def _take(wire: VerifyRequest, state: State, received: float, identity: Identity) -> Verification:
     target = choose_target(targets(state), wire.model)
     judge = choose_scorer(state, target, wire.verifier)
     check_count(state, len(wire.candidates), "candidates")
@@ -51,7 +52,7 @@ def _take(wire: VerifyRequest, state: State, received: float) -> Verification:
         for place, given in enumerate(wire.candidates)
     )
     question = Question(prompt, candidates)
-    terms = Terms(wire.budget, wire.seed, received)
+    terms = Terms(wire.budget, wire.seed, received, identity)
     return take_verification("verify", state, target, judge, [question], terms)
 
 

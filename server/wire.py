@@ -12,7 +12,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import BaseModel, Field, StringConstraints
 
 from server.settings import MIN_TOKENS, Effort
-from server.wire_messages import STRICT, Message, NamedTool, ResponseFormat, Tool
+from server.wire_messages import FAIL_FAST, STRICT, Message, NamedTool, ResponseFormat, Tool
 
 IGNORED = frozenset(
     {
@@ -82,6 +82,19 @@ class BudgetFields(BaseModel):
     deadline_s: float | None = Field(None, gt=0, description="Seconds from receipt.")
 
 
+class CacheFields(BaseModel):
+    """How long an answer may be given again."""
+
+    model_config = STRICT
+
+    ttl_s: float | None = Field(
+        None,
+        gt=0,
+        description="Age of the oldest answer that is taken, and for how long one that is made "
+        "for this request is kept.",
+    )
+
+
 class StreamOptions(BaseModel):
     """What a stream tells beside the answer."""
 
@@ -101,58 +114,104 @@ class Conversation(BaseModel):
 
     model_config = STRICT
 
-    messages: Annotated[list[Message], MinLen(1)]
+    messages: Annotated[list[Message], FAIL_FAST, MinLen(1)]
+    """The conversation so far."""
     model: ModelName | None = None
-    tools: Annotated[list[Tool], MaxLen(128)] | None = None
+    """A model, adapter or preset of `/v1/models`. Default: the main engine's model."""
+    tools: Annotated[list[Tool], FAIL_FAST, MaxLen(128)] | None = None
+    """Functions that the reply may call."""
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    """Whether the reply may, must or must not call one, or which."""
     parallel_tool_calls: bool | None = None
+    """Whether one reply may make several calls. Default: the model's."""
     response_format: ResponseFormat | None = None
+    """The form that the answer must have. Default: free text."""
     chat_template_kwargs: dict[str, Any] | None = None
+    """Arguments for the model's chat template."""
 
 
 class ChatRequest(Conversation):
     """A chat request. Which strategies and verifiers there are is known to the server's state."""
 
     strategy: str | dict[str, Any] | None = None
+    """A strategy's name, or it with parameters. Default: the server's."""
     verifier: str | dict[str, Any] | None = None
+    """A configured verifier's name, or it with fields. Default: the server's."""
     budget: BudgetFields | None = None
-    include: list[Literal["candidates"]] | None = Field(
+    """What the request may spend."""
+    include: Annotated[list[Literal["candidates"]], FAIL_FAST] | None = Field(
         None, description="`candidates`: everything that was sampled, in `scaling.candidates`."
     )
     dry_run: bool | None = Field(None, description="Answer the worst case without any work.")
+    background: bool | None = Field(
+        None, description="Answer with an id at once; see `/v1/background/{id}`."
+    )
+    cache: bool | CacheFields | None = Field(
+        None, description="Whether an answer that was given before will do."
+    )
+    trace: bool | None = Field(None, description="Whether the run is recorded.")
 
     max_completion_tokens: int | None = Field(None, ge=1, description="Cap of each reply.")
     max_tokens: int | None = Field(None, ge=1, description="Older name of the above.")
     n: int | None = Field(None, ge=1, le=1024, description="Answers to return, best first.")
     temperature: float | None = Field(None, ge=0, le=2)
+    """How much chance there is in sampling; 0: none. Default: the model's."""
     top_p: float | None = Field(None, gt=0, le=1)
+    """Sample among the likeliest tokens that have this much of the probability together."""
     frequency_penalty: Penalty | None = None
+    """Against tokens by how often they came."""
     presence_penalty: Penalty | None = None
+    """Against tokens that came at all."""
     logit_bias: Annotated[dict[BiasedToken, Bias], MaxLen(1024)] | None = None
+    """What is added to the logits of tokens, by their ids."""
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
-    stop: Word | Annotated[list[Word], MaxLen(16)] | None = None
+    """With the same seed the same request has the same answer, as far as the engine can."""
+    stop: Word | Annotated[list[Word], FAIL_FAST, MaxLen(16)] | None = None
+    """Texts at which a reply ends."""
     logprobs: bool | None = None
+    """Whether to tell the log-probabilities of the answer's tokens."""
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    """How many alternatives to tell for each token."""
     stream: bool | None = None
+    """Whether to send the answer as it comes."""
     stream_options: StreamOptions | None = None
+    """What a stream tells beside the answer."""
     reasoning_effort: Effort | None = Field(
         None, description="Sets the budget of tokens where `budget` does not, by the configuration."
     )
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], FAIL_FAST] | None = None
+    """Text is all that there is."""
 
     top_k: int | None = Field(None, ge=-1, lt=2**31)
+    """Sample among so many tokens only; -1 or 0: all."""
     min_p: float | None = Field(None, ge=0, le=1)
+    """Sample among tokens that have at least this share of the likeliest one's probability."""
     repetition_penalty: float | None = Field(None, gt=0, le=2)
+    """Against tokens that came at all, as a factor; 1: none."""
     min_tokens: int | None = Field(None, ge=0)
-    stop_token_ids: Annotated[list[TokenId], MaxLen(64)] | None = None
-    bad_words: Annotated[list[Word], MaxLen(256)] | None = None
+    """Tokens before which no reply ends."""
+    ignore_eos: bool | None = None
+    """Whether replies go on where the model would end them, up to their most tokens."""
+    stop_token_ids: Annotated[list[TokenId], FAIL_FAST, MaxLen(64)] | None = None
+    """Tokens at which a reply ends."""
+    bad_words: Annotated[list[Word], FAIL_FAST, MaxLen(256)] | None = None
+    """Texts that no reply holds."""
     thinking_token_budget: int | None = Field(None, ge=0)
+    """Tokens after which thinking is ended."""
     include_reasoning: bool | None = None
+    """Whether to send what was thought. Default: yes."""
 
     user: str | None = None
+    """Accepted without effect."""
     metadata: dict[str, Any] | None = None
+    """Kept with the trace."""
     store: bool | None = None
+    """Accepted without effect."""
     service_tier: str | None = None
+    """Accepted without effect."""
     safety_identifier: str | None = None
+    """Accepted without effect."""
     prompt_cache_key: str | None = None
+    """Accepted without effect."""
     verbosity: str | None = None
+    """Accepted without effect."""

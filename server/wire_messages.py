@@ -8,7 +8,9 @@ from annotated_types import MaxLen, MinLen
 from pydantic import ConfigDict, Field, StringConstraints
 from typing_extensions import TypedDict
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+FAIL_FAST = Field(fail_fast=True)
+"""For lists: a client is told one error, and a million cost seconds to make."""
 
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.:-]{1,64}$")]
 
@@ -18,7 +20,9 @@ class TextPart(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     type: Literal["text"]
+    """That it is text."""
     text: str
+    """The text."""
 
 
 class RefusalPart(TypedDict):
@@ -26,7 +30,9 @@ class RefusalPart(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     type: Literal["refusal"]
+    """That it is a refusal."""
     refusal: str
+    """What was said."""
 
 
 class ImageURL(TypedDict):
@@ -34,7 +40,9 @@ class ImageURL(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     url: Annotated[str, StringConstraints(pattern=r"^data:image/")]
+    """A `data:` URL with the image in base64."""
     detail: NotRequired[Literal["auto", "low", "high"]]
+    """How closely to look."""
 
 
 class ImagePart(TypedDict):
@@ -42,7 +50,9 @@ class ImagePart(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     type: Literal["image_url"]
+    """That it is an image."""
     image_url: ImageURL
+    """The image."""
 
 
 UserPart: TypeAlias = Annotated[TextPart | ImagePart, Field(discriminator="type")]
@@ -54,8 +64,11 @@ class SystemMessage(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     role: Literal["system", "developer"]
-    content: str | Annotated[list[TextPart], MinLen(1)]
+    """Who speaks; both mean the same."""
+    content: str | Annotated[list[TextPart], FAIL_FAST, MinLen(1)]
+    """What is said."""
     name: NotRequired[str | None]
+    """A name that tells speakers of one role apart."""
 
 
 class UserMessage(TypedDict):
@@ -63,8 +76,11 @@ class UserMessage(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     role: Literal["user"]
-    content: str | Annotated[list[UserPart], MinLen(1)]
+    """Who speaks."""
+    content: str | Annotated[list[UserPart], FAIL_FAST, MinLen(1)]
+    """What is said, or shown."""
     name: NotRequired[str | None]
+    """A name that tells users apart."""
 
 
 class CalledFunction(TypedDict):
@@ -72,7 +88,9 @@ class CalledFunction(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     name: Name
+    """Of one of the tools."""
     arguments: str
+    """JSON as text."""
 
 
 class ToolCall(TypedDict):
@@ -80,8 +98,11 @@ class ToolCall(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     id: str
+    """By which the tool's message answers."""
     type: Literal["function"]
+    """That a function is called."""
     function: CalledFunction
+    """What is called with what."""
 
 
 class AssistantMessage(TypedDict):
@@ -89,15 +110,25 @@ class AssistantMessage(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     role: Literal["assistant"]
-    content: NotRequired[str | Annotated[list[AssistantPart], MinLen(1)] | None]
+    """Who speaks."""
+    content: NotRequired[str | Annotated[list[AssistantPart], FAIL_FAST, MinLen(1)] | None]
+    """What was said; a reply without it has tool calls."""
     name: NotRequired[str | None]
+    """A name that tells assistants apart."""
     refusal: NotRequired[str | None]
+    """What was refused with."""
     reasoning: NotRequired[str | None]
+    """What was thought."""
     reasoning_content: NotRequired[str | None]
-    tool_calls: NotRequired[Annotated[list[ToolCall], MaxLen(128)] | None]
+    """Another name of `reasoning`."""
+    tool_calls: NotRequired[Annotated[list[ToolCall], FAIL_FAST, MaxLen(128)] | None]
+    """Calls that the reply made."""
     audio: NotRequired[None]
+    """Always null."""
     function_call: NotRequired[None]
+    """Always null."""
     annotations: NotRequired[Annotated[list[Any], MaxLen(0)] | None]
+    """Always empty."""
 
 
 class ToolMessage(TypedDict):
@@ -105,9 +136,13 @@ class ToolMessage(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     role: Literal["tool"]
-    content: str | Annotated[list[TextPart], MinLen(1)]
+    """Who speaks."""
+    content: str | Annotated[list[TextPart], FAIL_FAST, MinLen(1)]
+    """What the tool returned."""
     tool_call_id: str
+    """The call that is answered."""
     name: NotRequired[str | None]
+    """The tool's."""
 
 
 Message: TypeAlias = Annotated[
@@ -120,9 +155,13 @@ class Function(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     name: Name
+    """By which it is called."""
     description: NotRequired[str | None]
+    """What it does, for the model."""
     parameters: NotRequired[dict[str, Any] | None]
+    """JSON schema of its arguments."""
     strict: NotRequired[bool | None]
+    """Whether arguments must fit the schema."""
 
 
 class Tool(TypedDict):
@@ -130,7 +169,9 @@ class Tool(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     type: Literal["function"]
+    """That it is a function."""
     function: Function
+    """The function."""
 
 
 class FunctionName(TypedDict):
@@ -138,6 +179,7 @@ class FunctionName(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     name: Name
+    """Of one of the tools."""
 
 
 class NamedTool(TypedDict):
@@ -145,7 +187,9 @@ class NamedTool(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     type: Literal["function"]
+    """That it is a function."""
     function: FunctionName
+    """Which one."""
 
 
 class TextFormat(TypedDict):
@@ -153,6 +197,7 @@ class TextFormat(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     type: Literal["text"]
+    """That the form is free."""
 
 
 class JSONObjectFormat(TypedDict):
@@ -160,6 +205,7 @@ class JSONObjectFormat(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     type: Literal["json_object"]
+    """That the reply is a JSON object."""
 
 
 class NamedSchema(TypedDict):
@@ -167,9 +213,13 @@ class NamedSchema(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     name: Name
+    """Of the schema."""
     description: NotRequired[str | None]
+    """What it is for."""
     schema: NotRequired[dict[str, Any]]
+    """The JSON schema; left out, any JSON fits."""
     strict: NotRequired[bool | None]
+    """Accepted without effect: replies always fit."""
 
 
 class JSONSchemaFormat(TypedDict):
@@ -177,7 +227,9 @@ class JSONSchemaFormat(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     type: Literal["json_schema"]
+    """That the reply is JSON that fits a schema."""
     json_schema: NamedSchema
+    """The schema."""
 
 
 class RegexFormat(TypedDict):
@@ -185,7 +237,9 @@ class RegexFormat(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     type: Literal["regex"]
+    """That the reply fits a regular expression."""
     regex: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    """The expression, for the whole reply."""
 
 
 ResponseFormat: TypeAlias = Annotated[

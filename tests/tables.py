@@ -13,11 +13,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import get_args
 
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 
 import training
 from loadtests.report import table
 from loadtests.worth import KEPT, WIDTH, contenders
+from server.metrics import Metrics
+from strategies.admission import Admission
 from strategies.base import Family, Need, Strategy, strategy_classes
 from strategies.session import Session
 from training.adapters.base import adapter_classes
@@ -31,6 +34,7 @@ README = ROOT / "README.md"
 STRATEGIES = ROOT / "docs" / "strategies.md"
 VERIFIERS = ROOT / "docs" / "verifiers.md"
 TRAINING = ROOT / "docs" / "training.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
 TUTORIAL = ROOT / "strategies" / "README.md"
 
 COMMON_SETTINGS = ("type", "calibration")
@@ -50,6 +54,7 @@ def tables() -> dict[Path, dict[str, str]]:
         VERIFIERS: {"verifiers": verifiers()},
         STRATEGIES: {"strategies": strategies()},
         TRAINING: {"methods": methods(), "adapters": adapters(), "recipes": recipes()},
+        OPERATIONS: {"metrics": metrics()},
         TUTORIAL: {"session": session()},
     }
 
@@ -63,6 +68,18 @@ def with_tables(path: Path) -> str:
         assert closing, f"{path}: {name}"
         text = f"{before}{opening}{written}\n{closing}{after}"
     return text
+
+
+def metrics() -> str:
+    """Say what a server counts, and by which labels; not what engines and the process add."""
+    registry = Metrics(Admission(), (), {})._registry
+    rows = []
+    for collector in registry._collector_to_names:
+        if isinstance(collector, MetricWrapperBase) and collector._name.startswith("forethought"):
+            suffix = {"counter": "_total", "histogram": "_bucket"}.get(collector._type or "", "")
+            labels = ", ".join(f"`{name}`" for name in collector._labelnames)
+            rows.append([f"`{collector._name}{suffix}`", labels, collector._documentation])
+    return table(["metric", "labels", "what it is"], sorted(rows))
 
 
 def by_family() -> list[tuple[str, str, type[Strategy]]]:

@@ -47,10 +47,11 @@ from verifiers.base import verifier_classes
 from verifiers.discovery import discover
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-PAGES = (README, CONTRIBUTING, STRATEGIES, TRAINING, VERIFIERS, TUTORIAL)
+OPERATIONS = ROOT / "docs" / "operations.md"
+PAGES = (README, CONTRIBUTING, OPERATIONS, STRATEGIES, TRAINING, VERIFIERS, TUTORIAL)
 URL = "http://127.0.0.1:8000"
 MODEL = "qwen2.5-coder-0.5b-instruct"
-GROUPS = ("bench", "checkpoints")
+GROUPS = ("batches", "bench", "checkpoints", "keys")
 """Commands that have commands."""
 
 

@@ -203,3 +203,30 @@ def test_ready_and_metrics(served: Served) -> None:
     assert httpx.get(f"{served.url}/readyz", timeout=60).status_code == 200
     counted = httpx.get(f"{served.url}/metrics").text
     assert 'strategy="self_consistency"' in counted
+
+
+def test_completions_take_the_prompt_as_it_is(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "prompt": "1, 2, 3, 4, 5, 6,", "temperature": 0}
+    told = client.completions.create(**asked, max_tokens=8, logprobs=2)
+    [choice] = told.choices
+    assert choice.text.startswith(" 7, 8")
+    assert told.usage
+    assert told.usage.prompt_tokens < 24  # the chat template of this model alone has more
+    assert told.usage.completion_tokens == 8
+    assert choice.logprobs
+    assert choice.logprobs.tokens
+    assert choice.logprobs.top_logprobs
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert all(len(top) >= 2 for top in choice.logprobs.top_logprobs)
+    chunks = list(
+        client.completions.create(
+            **asked, max_tokens=8, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert "".join(each.choices[0].text for each in chunks if each.choices) == choice.text
+    assert chunks[-1].usage == told.usage
+    cut = client.completions.create(**asked, max_tokens=8, stop=", 8")
+    assert (cut.choices[0].text, cut.choices[0].finish_reason) == (" 7", "stop")
+    by_ids = client.completions.create(model=MODEL, prompt=[16, 11, 220, 17, 11], max_tokens=4)
+    assert by_ids.usage
+    assert by_ids.usage.prompt_tokens == 5

@@ -12,7 +12,7 @@ import pytest
 
 from strategies.base import strategy_classes
 
-HEAVY = ("vllm", "torch", "transformers", "sympy", "trl", "numpy")
+HEAVY = ("vllm", "torch", "transformers", "sympy", "trl", "numpy", "opentelemetry", "redis")
 PLUMBING = {"asyncio", "logging", "httpx", "time", "contextlib", "fastapi"}
 
 

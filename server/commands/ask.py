@@ -41,6 +41,9 @@ def ask(
     model: Annotated[str | None, typer.Option(help="Default: the server's.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     url: Annotated[str, typer.Option(help="Where the server is.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="OPENAI_API_KEY", help="Where the server asks for one.")
+    ] = None,
 ) -> None:
     """Ask a running server, and watch the samples, votes and scores come in."""
     messages = [{"role": "system", "content": system}] if system is not None else []
@@ -58,7 +61,7 @@ def ask(
     }
     given = {key: value for key, value in body.items() if value is not None}
     try:
-        _show(_chunks(url.rstrip("/"), given), Run(messages))
+        _show(_chunks(url.rstrip("/"), given, api_key), Run(messages))
     except _Refused as error:
         sys.stderr.write(f"forethought: {error}\n")
         raise typer.Exit(1) from error
@@ -108,11 +111,12 @@ def _show(chunks: Iterator[Mapping[str, Any]], run: Run) -> None:
         sys.stdout.write(f"\n{answer_text(run)}\n\n{bill(run)}\n")
 
 
-def _chunks(url: str, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _chunks(url: str, body: Mapping[str, Any], api_key: str | None) -> Iterator[Mapping[str, Any]]:
     """Give each chunk of the streamed reply. Raises _Refused."""
+    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     try:
         with (
-            httpx.Client(timeout=_SILENCE) as client,
+            httpx.Client(timeout=_SILENCE, headers=headers) as client,
             client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
         ):
             if response.status_code != httpx.codes.OK:

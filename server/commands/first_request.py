@@ -11,8 +11,13 @@ QUESTION = (
 )
 
 
-def first_request(url: str, model: str, seconds: float) -> str:
-    """Write a curl line, the same in Python, and the same as a command, for a server at `url`."""
+def first_request(url: str, model: str, seconds: float, *, keys: bool = False) -> str:
+    """Write a curl line, the same in Python, and the same as a command, for a server at `url`.
+
+    Where it asks for `keys`, they take one from the variable that OpenAI's clients read too.
+    """
+    bearer = ' -H "authorization: Bearer $OPENAI_API_KEY"' if keys else ""
+    key = "" if keys else ', api_key="none"'
     body = {
         "model": model,
         "messages": [{"role": "user", "content": QUESTION}],
@@ -21,13 +26,13 @@ def first_request(url: str, model: str, seconds: float) -> str:
     return f"""
 Forethought serves {model} at {url} (up in {seconds:.0f} s). A first request:
 
-curl -s {url}/v1/chat/completions -H 'content-type: application/json' \\
+curl -s {url}/v1/chat/completions -H 'content-type: application/json'{bearer} \\
   -d {shlex.quote(json.dumps(body))}
 
 The same in Python:
 
 from openai import OpenAI
-client = OpenAI(base_url="{url}/v1", api_key="none")
+client = OpenAI(base_url="{url}/v1"{key})
 reply = client.chat.completions.create(
     model={json.dumps(model)},
     messages={json.dumps(body["messages"])},

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import math
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -22,15 +21,23 @@ import uvloop
 from server.app import create_app
 from server.build import check_settings, find_models, open_state
 from server.commands.first_request import first_request
+from server.commands.shutdown import SIGNALS, DrainingServer, Shutdown
 from server.configuration import ConfigurationError, load_settings
-from server.models import ModelDirectory, ModelError, Progress, TerminalProgress
+from server.keys.bootstrap import asks_for_keys, prepare_keys
+from server.logs import configure_logging
+from server.models import (
+    LoggedProgress,
+    ModelDirectory,
+    ModelError,
+    Progress,
+    TerminalProgress,
+)
+from server.protocol import bounded
 from server.settings import MAIN_ENGINE, Settings
+from server.store.base import StoreError
+from server.store.opening import default_url
 from server.traces import TraceError
 from verifiers.errors import EngineError
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_CANCEL_SECONDS = 5.0
-"""How long requests may take to end once they are cancelled."""
 
 
 def serve(
@@ -46,6 +53,14 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     log_level: Annotated[
         str | None, typer.Option(help="critical, error, warning, info or debug.")
+    ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(help="API keys: required, none, or auto (none where only this machine asks)."),
+    ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(help="all, server (no work on batches) or worker (only work on batches)."),
     ] = None,
 ) -> None:
     """Serve a model with test-time scaling behind OpenAI's chat API.
@@ -63,19 +78,22 @@ def serve(
             host=host,
             port=port,
             log_level=log_level,
+            keys=None if keys is None else {"mode": keys},
+            role=role,
         )
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        settings = settings.model_copy(update={"store": settings.store or default_url()})
+        configure_logging(settings.log_level, settings.log_format)
         check_settings(settings)
-        progress = TerminalProgress()
+        progress = LoggedProgress() if settings.log_format == "json" else TerminalProgress()
         with _bound(settings.host, settings.port) as listener:
+            asyncio.run(prepare_keys(settings))
             models = find_models(settings, progress)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 code = runner.run(_serve(settings, models, listener, progress, started))
             # An impatient third Ctrl-C while Python ends must not change the exit code.
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
-    except (ConfigurationError, ModelError, EngineError, TraceError) as error:
+    except (ConfigurationError, ModelError, EngineError, TraceError, StoreError) as error:
         sys.stderr.write(f"forethought: {error}\n")
         raise typer.Exit(1) from error
     raise typer.Exit(code)
@@ -109,22 +127,28 @@ async def _serve(
     started: float,
 ) -> int:
     """Serve until a signal comes; return the exit code."""
-    shutdown = _Shutdown()
+    shutdown = Shutdown()
     try:
         async with open_state(settings, models, progress) as state:
             url = _url(listener)
             served = state.service.engines[MAIN_ENGINE].model
             config = uvicorn.Config(
                 create_app(state),
-                http="httptools",
+                http=bounded(settings.limits.head_s),
+                ws="none",
+                lifespan="off",
                 log_level=max(logging.WARNING, logging.getLevelName(settings.log_level.upper())),
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=math.ceil(settings.drain_s),
             )
             seconds = time.monotonic() - started
-            server = _Server(config, lambda: first_request(url, served, seconds))
+            server = DrainingServer(
+                config,
+                settings,
+                state.draining,
+                lambda: first_request(url, served, seconds, keys=asks_for_keys(settings)),
+            )
             settle_heap()
             await shutdown.serve(server, listener)
     except asyncio.CancelledError:
@@ -141,63 +165,6 @@ def settle_heap() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-
-
-class _Shutdown:
-    """What SIGINT and SIGTERM do: end the start, later drain the server, the second time at once.
-
-    The engine's own processes do not see a terminal's Ctrl-C: they end when the server has.
-    """
-
-    def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._starting = task
-        self._server: uvicorn.Server | None = None
-        self.code = 0
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, number)
-
-    async def serve(self, server: uvicorn.Server, listener: socket.socket) -> None:
-        """Serve until a signal, let running requests end, and cancel those that do not."""
-        self._server = server
-        await server.serve([listener])
-        tasks = set(server.server_state.tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        if self._server is None:
-            self.code = 128 + number
-            self._starting.cancel()
-        elif self._server.should_exit:
-            self._server.force_exit = True
-        else:
-            self._server.should_exit = True
-            if self._server.server_state.tasks:
-                sys.stderr.write("Finishing running requests; once more to drop them.\n")
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn, with the signals left to us, as it raises them again before engines are closed."""
-
-    def __init__(self, config: uvicorn.Config, announcement: Callable[[], str]) -> None:
-        super().__init__(config)
-        self._announcement = announcement
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
-        await super().startup(sockets)
-        sys.stdout.write(self._announcement())
-        sys.stdout.flush()
 
 
 def _url(listener: socket.socket) -> str:

@@ -1,7 +1,8 @@
-"""How the store tells people what it is doing: one bar per stage, on stderr."""
+"""How the store tells people what it is doing: one bar, or line, per stage, on stderr."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeAlias
@@ -18,6 +19,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 AdvanceTo: TypeAlias = Callable[[int], None]
+
+_log = logging.getLogger("forethought.start")
 
 
 class Progress(Protocol):
@@ -36,6 +39,16 @@ class SilentProgress:
     @contextmanager
     def stage(self, title: str, size: int | None = None) -> Iterator[AdvanceTo]:  # noqa: ARG002
         """Do nothing but run the block."""
+        yield lambda _: None
+
+
+class LoggedProgress:
+    """A line of the log per stage."""
+
+    @contextmanager
+    def stage(self, title: str, size: int | None = None) -> Iterator[AdvanceTo]:
+        """Log that the stage begins."""
+        _log.info("%s", title if size is None else f"{title} ({decimal(size)})")
         yield lambda _: None
 
 

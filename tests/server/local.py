@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,26 @@ import httpx
 import uvicorn
 
 from server.app import create_app
+from server.background import working as background
+from server.batches.worker import working
 from server.checkpoints.in_flight import InFlight
 from server.consistency import build_verifiers
 from server.engines.scripted import ScriptedEngine
 from server.following import make_exchange, make_watcher
-from server.metrics import Metrics
+from server.keys.ring import KeyRing
+from server.metrics import Metrics, ObservedStore
 from server.plugins import find_classes
 from server.promoted import promoted_checkpoints
+from server.protocol import bounded
 from server.settings import Settings
 from server.state import State
-from server.traces import TraceStore
+from server.store.base import Store
+from server.store.opening import MEMORY, opened
+from server.store.sqlite.store import SQLiteStore
+from server.telemetry.base import Tracing, Untraced
+from server.telemetry.opening import open_tracing
+from server.traces import Traces
+from server.traces.recording import opened_traces
 from strategies.admission import Admission
 from strategies.request import Service
 from verifiers.equality import AnswerEquality
@@ -38,23 +48,30 @@ def make_state(
     *,
     admission: Admission | None = None,
     others: Mapping[str, Engine] | None = None,
-    traces: TraceStore | None = None,
+    traces: Traces | None = None,
+    store: Store | None = None,
+    tracing: Tracing | None = None,
 ) -> State:
-    """Put a state together without a configuration file."""
+    """Put a state together without a configuration file; without a store, one in memory."""
     settings = settings or Settings(engine="scripted")
     admission = admission or Admission()
+    store = store or SQLiteStore.in_memory()
     strategies, judges = find_classes(settings.plugins)
     service = Service({"main": engine, **(others or {})}, AnswerEquality(), admission)
     verifiers, in_flight = build_verifiers(settings, judges), InFlight()
+    metrics = Metrics(admission, strategies, service.engines)
     return State(
         settings,
         service,
         strategies,
         verifiers,
-        Metrics(admission, strategies, service.engines),
+        metrics,
         traces,
         make_exchange(settings, judges, service.engines, {}, verifiers, in_flight),
+        ObservedStore(store, metrics.store),
+        KeyRing(store.records, settings.keys),
         in_flight=in_flight,
+        tracing=tracing or Untraced(),
     )
 
 
@@ -103,7 +120,7 @@ def local(
     *,
     admission: Admission | None = None,
     others: Mapping[str, Engine] | None = None,
-    traces: Path | None = None,
+    traces: Path | Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Local]:
     """Serve until the block ends."""
@@ -115,33 +132,40 @@ def local(
         servers: list[uvicorn.Server] = []
 
         async def serve() -> None:
-            store = None if traces is None else await TraceStore.open(traces)
-            state = make_state(
-                engine,
-                Settings(engine="scripted", **settings),
-                admission=admission,
-                others=others,
-                traces=store,
-            )
-            config = uvicorn.Config(
-                create_app(state),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                timeout_graceful_shutdown=5,
-            )
-            servers.append(uvicorn.Server(config))
-            ready.append(state)
-            watcher = make_watcher(state)
-            await watcher.begin(promoted_checkpoints(state.settings).values())
-            async with (
-                aclosing(state.service.equivalence),  # type: ignore[type-var]
-                watcher.watching(state.settings.checkpoints_poll_s),
-            ):
-                await servers[0].serve(sockets=[listener])
-            if store is not None:
-                await store.aclose()
+            known = Settings(engine="scripted", traces=traces, **settings)
+            async with AsyncExitStack() as stack:
+                store = await stack.enter_async_context(opened(known.store or MEMORY))
+                kept = await stack.enter_async_context(opened_traces(known.traces, store))
+                tracing = open_tracing(known.telemetry)
+                state = make_state(
+                    engine,
+                    known,
+                    admission=admission,
+                    others=others,
+                    traces=kept,
+                    store=store,
+                    tracing=await stack.enter_async_context(aclosing(tracing)),
+                )
+                config = uvicorn.Config(
+                    create_app(state),
+                    log_config=None,
+                    http=bounded(state.settings.limits.head_s),
+                    access_log=False,
+                    lifespan="off",
+                    ws="none",
+                    timeout_graceful_shutdown=5,
+                )
+                servers.append(uvicorn.Server(config))
+                ready.append(state)
+                watcher = make_watcher(state)
+                await watcher.begin(promoted_checkpoints(state.settings).values())
+                async with (
+                    aclosing(state.service.equivalence),  # type: ignore[type-var]
+                    watcher.watching(state.settings.checkpoints_poll_s),
+                    working(state),
+                    background.working(state),
+                ):
+                    await servers[0].serve(sockets=[listener])
 
         thread = threading.Thread(target=lambda: asyncio.run(serve()))
         thread.start()

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.store.opening import MEMORY
+
 FORETHOUGHT = Path(sys.executable).with_name("forethought")
 
 
@@ -31,6 +33,7 @@ class Served:
 def environment(**settings: str) -> dict[str, str]:
     """Return the environment without settings of the machine's own, with these."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FORETHOUGHT_")}
+    settings = {"store": MEMORY, **settings}  # nothing is written into the home
     return kept | {f"FORETHOUGHT_{key.upper()}": value for key, value in settings.items()}
 
 

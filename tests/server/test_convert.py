@@ -257,6 +257,7 @@ async def test_every_sampling_field_arrives() -> None:
         "frequency_penalty": 0.3,
         "logit_bias": {"5": 1.0},
         "min_tokens": 2,
+        "ignore_eos": True,
         "thinking_token_budget": 9,
         "seed": 4,
     }

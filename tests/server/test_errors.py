@@ -25,7 +25,7 @@ from verifiers.errors import (
     Overloaded,
 )
 
-STATUSES = {400, 401, 403, 404, 413, 415, 429, 502, 503, 504}
+STATUSES = {400, 401, 403, 404, 408, 413, 414, 415, 429, 431, 502, 503, 504}
 
 
 FAR_JUDGE: dict[str, Any] = {
@@ -52,6 +52,7 @@ def test_every_error_is_mapped(cls: type[ForethoughtError]) -> None:
             "rate_limit_error",
             "upstream_error",
             "timeout_error",
+            "server_error",
         }
 
 
@@ -68,6 +69,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("unknown strategy", {"strategy": "nope"}, "strategy"),
     ("unknown strategy", {"strategy": {"type": "nope", "n": 2}}, "strategy"),
     ("a type that is no name", {"strategy": {"type": ["single"]}}, "strategy.type"),
+    ("a type that is null", {"strategy": {"type": None}}, "strategy.type"),
     ("no type", {"strategy": {"n": 4}}, "strategy.type"),
     ("misspelt parameter", {"strategy": {"type": "best_of_n", "nn": 4}}, "strategy.nn"),
     ("parameter of another", {"strategy": {"type": "single", "n": 4}}, "strategy.n"),

@@ -18,12 +18,13 @@ OPENAI = {
     *CompletionCreateParamsNonStreaming.__annotations__,
     *CompletionCreateParamsStreaming.__annotations__,
 }
-OURS = {"strategy", "verifier", "budget", "include", "dry_run"}
+OURS = {"strategy", "verifier", "budget", "include", "dry_run", "background", "cache", "trace"}
 VLLM = {
     "top_k",
     "min_p",
     "repetition_penalty",
     "min_tokens",
+    "ignore_eos",
     "stop_token_ids",
     "bad_words",
     "chat_template_kwargs",
