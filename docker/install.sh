@@ -1,12 +1,14 @@
 #!/bin/sh
-# Install Forethought into an environment: docker/install.sh engine|tools
+# Install Forethought into an environment: docker/install.sh core|engine|tools
 #
-#   engine   make the environment if there is none, and install what serving needs
+#   core     make the environment if there is none, and install what serving other engines needs
+#   engine   the same, with vLLM
 #   tools    add what tests and checks need
 #
 # Used by the Makefile and the images. VENV names the environment (.venv), PYTHON the interpreter
-# that makes it (python3). Stopping it anywhere and starting it again ends well: an environment
-# whose installation was interrupted is made anew (pip's cache keeps what was downloaded).
+# that makes it (python3), ENGINE the build of vLLM (gpu where nvidia-smi works, else cpu). Stopping
+# it anywhere and starting it again ends well: an environment whose installation was interrupted is
+# made anew (pip's cache keeps what was downloaded).
 set -eu
 
 VENV=${VENV:-.venv}
@@ -41,8 +43,12 @@ run_pip() {
     exit "$status"
 }
 
+engine_of_this_machine() {
+    if nvidia-smi >/dev/null 2>&1; then echo gpu; else echo cpu; fi
+}
+
 install_engine() {
-    if nvidia-smi >/dev/null 2>&1; then
+    if [ "${ENGINE:-$(engine_of_this_machine)}" = gpu ]; then
         run_pip install -e '.[gpu]'
     else
         # torch by itself first: the build without CUDA then satisfies what vLLM asks for.
@@ -66,8 +72,9 @@ if [ -e "$UNFINISHED" ] || [ ! -x "$VENV/bin/pip" ]; then
 fi
 touch "$UNFINISHED"
 case ${1:-} in
+core) run_pip install -e '.[telemetry]' ;;
 engine) install_engine ;;
 tools) run_pip install -e '.[test,dev,bench,training]' ;;
-*) fail "say what to install: engine or tools." ;;
+*) fail "say what to install: core, engine or tools." ;;
 esac
 rm "$UNFINISHED"
