@@ -29,6 +29,7 @@ from rich.table import Table
 from loadtests.report import circumstances, table, write_section
 from loadtests.servers import Server, free_port, serving
 from server.models import SilentProgress, resolve
+from server.store.opening import MEMORY
 
 OUT = Path(__file__).parent / "out"
 KV_CACHE_GIB = 2
@@ -173,6 +174,7 @@ def main() -> None:
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         "FORETHOUGHT_OPTIONS__KV_CACHE_GIB": str(KV_CACHE_GIB),
         "FORETHOUGHT_OPTIONS__DTYPE": "bfloat16",
+        "FORETHOUGHT_STORE": MEMORY,
     }
     with (
         serving(

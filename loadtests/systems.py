@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from loadtests.servers import Server, free_port, serving
+from server.store.opening import MEMORY
 
 OUT = Path(__file__).parent / "out"
 BOXED = r"\\boxed\{([^}]+)\}"
@@ -46,7 +47,7 @@ class Starter:
             *("serve", "--engine", "http", "--upstream", upstream),
             *("--model", model, "--port", str(port), "--log-level", "warning"),
         ]
-        return self.start("forethought", command, port, "/readyz")
+        return self.start("forethought", command, port, "/readyz", FORETHOUGHT_STORE=MEMORY)
 
     def optillm(self, directory: Path, upstream: str, model: str, width: int) -> Server:
         """Run OptiLLM; `width` is that of its best-of-n, other widths are in the request."""
