@@ -5,9 +5,12 @@ PYTHON ?= python3
 MODEL ?=
 PORT ?=
 # Debian packages that the tests need; installed when missing, if we may.
-APT_PACKAGES ?= bubblewrap
+APT_PACKAGES ?= bubblewrap redis-server
 TEST_MODELS = smollm2-135m-instruct qwen2.5-coder-0.5b-instruct
 PYTEST_OPTIONS ?=
+# Most tests wait for servers more than they compute; those with a model use all cores by themselves.
+TEST_PROCESSES ?= 3
+PARALLEL = -n $(TEST_PROCESSES) --dist loadfile
 LOAD ?= fanout overhead
 
 export PYTHON
@@ -18,16 +21,19 @@ ENGINE = .venv/.engine
 TOOLS = .venv/.tools
 
 .DEFAULT_GOAL = help
-.PHONY: serve test check lint type format load clean help models system-packages
+.PHONY: serve test check lint type audit format load clean help models system-packages
 
 serve: $(ENGINE) ## Install, fetch the model once, start the server [MODEL=… PORT=…]
 	@exec $(BIN)/forethought serve $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))
 
 test: system-packages $(TOOLS) models ## Set up what tests need and run them all, on real models too
-	$(BIN)/pytest $(PYTEST_OPTIONS)
+	@status=0; \
+	$(BIN)/pytest -m "not model" $(PARALLEL) $(PYTEST_OPTIONS) || status=$$?; \
+	$(BIN)/pytest -m model $(PYTEST_OPTIONS) || status=$$?; \
+	exit $$status
 
-check: lint type ## Style, types, layers and the fast tests
-	$(BIN)/pytest -m "not model and not slow" $(PYTEST_OPTIONS)
+check: lint type audit ## Style, types, layers, known vulnerabilities and the fast tests
+	$(BIN)/pytest -m "not model and not slow" $(PARALLEL) $(PYTEST_OPTIONS)
 
 lint: $(TOOLS) ## Style and layers
 	$(BIN)/ruff check
@@ -36,6 +42,9 @@ lint: $(TOOLS) ## Style and layers
 
 type: $(TOOLS) ## Types
 	$(BIN)/mypy
+
+audit: $(TOOLS) ## Look for known vulnerabilities of what is installed, where that can be asked
+	$(BIN)/python docker/audit.py
 
 format: $(TOOLS) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format
