@@ -71,7 +71,7 @@ def prompt_tokens(project: Project) -> Mapping[str, float]:
 async def prove_loss(project: Project, load: Steady, service: str) -> None:
     """Kill a container with -9: what is asked from then on must be answered, all of it."""
     container = project.containers(service)[0]
-    await asyncio.to_thread(docker, "kill", container)
+    await asyncio.to_thread(kill, container)
     killed = time.monotonic()
     await asyncio.sleep(_AFTER_KILL_S)
     see_none_failed(load, killed, f"without one {service}")
@@ -79,6 +79,15 @@ async def prove_loss(project: Project, load: Steady, service: str) -> None:
     tell(f"requests that ended with the {service} they were in", lost)
     await asyncio.to_thread(docker, "start", container)
     await asyncio.to_thread(wait_until_healthy, container)
+
+
+def kill(container: str) -> None:
+    """Kill a container with -9, and see that it is gone: Docker itself waits for ten seconds."""
+    try:
+        docker("kill", container)
+    except subprocess.CalledProcessError:
+        words = ("inspect", "-f", "{{.State.Running}}", container)
+        wait_for(lambda: docker(*words).strip() == "false", 60, f"{container} does not end")
 
 
 def wait_until_healthy(container: str) -> None:
