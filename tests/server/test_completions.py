@@ -161,7 +161,7 @@ def test_every_parameter_of_openai_is_accepted_or_refused() -> None:
         ({"max_tokens": 10**6}, "max_tokens"),
         ({"min_tokens": 50}, "min_tokens"),
         ({"messages": []}, "messages"),
-        ({"ignore_eos": True}, "ignore_eos"),
+        ({"use_beam_search": True}, "use_beam_search"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"prompt": "word " * 40_000}, "prompt"),
     ],
