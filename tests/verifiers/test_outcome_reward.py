@@ -271,12 +271,14 @@ async def test_the_event_loop_goes_on_while_a_batch_is_scored(tmp_path: Path) ->
     async with started(backend="transformers", model=str(directory)) as verifier:
         await verifier.check()
         asked = asyncio.create_task(ask(verifier, *["7" * 400] * 512))
-        longest, last = 0.0, time.monotonic()
+        start = last = time.monotonic()
+        held_up = 0.0
         while not asked.done():
             await asyncio.sleep(0.001)
-            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            gap, last = time.monotonic() - last, time.monotonic()
+            held_up += gap if gap > 0.1 else 0  # a forward pass would hold it up for all of it
         assert len(await asked) == 512
-        assert longest < 0.25
+        assert held_up < 0.3 * (last - start)
 
 
 @model
